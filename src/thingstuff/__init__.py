@@ -1,0 +1,80 @@
+"""thingstuff: panoptic segmentation on PyTorch, from your own labelled pictures to a measured model.
+
+Importing the package loads no torch; each public name is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from thingstuff.checkpoint import load
+    from thingstuff.data.coco import CocoPanoptic
+    from thingstuff.drawing import overlay
+    from thingstuff.errors import InputError
+    from thingstuff.evaluation.pq import PQResult, evaluate
+    from thingstuff.models import MODELS, create
+    from thingstuff.models.base import PanopticModel
+    from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
+    from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
+    from thingstuff.structures import Images, Segments, Target
+    from thingstuff.training import TrainConfig, fit
+
+_HOME = {
+    "MODELS": "models",
+    "VOID": "panoptic",
+    "Categories": "panoptic",
+    "CocoPanoptic": "data.coco",
+    "Images": "structures",
+    "InputError": "errors",
+    "PQResult": "evaluation.pq",
+    "Panoptic": "panoptic",
+    "PanopticFCN": "models.panoptic_fcn",
+    "PanopticFCNConfig": "models.panoptic_fcn",
+    "PanopticModel": "models.base",
+    "Segment": "panoptic",
+    "Segments": "structures",
+    "Target": "structures",
+    "TrainConfig": "training",
+    "create": "models",
+    "evaluate": "evaluation.pq",
+    "fit": "training",
+    "load": "checkpoint",
+    "overlay": "drawing",
+}
+
+__all__ = [
+    "MODELS",
+    "VOID",
+    "Categories",
+    "CocoPanoptic",
+    "Images",
+    "InputError",
+    "PQResult",
+    "Panoptic",
+    "PanopticFCN",
+    "PanopticFCNConfig",
+    "PanopticModel",
+    "Segment",
+    "Segments",
+    "Target",
+    "TrainConfig",
+    "create",
+    "evaluate",
+    "fit",
+    "load",
+    "overlay",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'thingstuff' has no attribute {name!r}")
+    value = getattr(import_module(f"thingstuff.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

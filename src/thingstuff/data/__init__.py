@@ -1,0 +1,1 @@
+"""Reading COCO panoptic data, augmenting it, making it."""

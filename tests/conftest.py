@@ -1,0 +1,30 @@
+"""Shapes in signatures are enforced while the tests run."""
+
+import os
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("thingstuff", "beartype.beartype").__enter__()
+
+import pytest  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def golden_folder(name: str) -> Path:
+    """The recorded numbers: THINGSTUFF_GOLDEN, else ../shared/golden, else the subset kept here."""
+    chosen = os.environ.get("THINGSTUFF_GOLDEN")
+    if chosen:
+        return Path(chosen) / name
+    shared = SHARED / "golden" / name
+    return shared if shared.is_dir() else Path(__file__).parent / "golden" / name
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of the small real data sets; tests that need it are skipped where it is missing."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the shared data sets are not here")
+    return folder
