@@ -89,7 +89,9 @@ class Categories:
                 if key not in entry:
                     raise InputError(f"{at} has no '{key}'; COCO panoptic categories need id, name and isthing")
                 if not isinstance(entry[key], kinds) or (key == "id" and isinstance(entry[key], bool)):
-                    raise InputError(f"{at}: {key} {entry[key]!r} is not a {'text' if key == 'name' else 'whole number'}")
+                    raise InputError(
+                        f"{at}: {key} {entry[key]!r} is not a {'text' if key == 'name' else 'whole number'}"
+                    )
             color = entry.get("color", spare[position])
             if not (isinstance(color, Sequence) and len(color) == 3 and all(0 <= int(c) <= 255 for c in color)):
                 raise InputError(f"{at}: color {color!r} is not three numbers from 0 to 255")

@@ -109,5 +109,7 @@ class Segments:
 
     def pick(self, index: "Tensor | Sequence[int]") -> "Segments":
         """Return the rows that an index or boolean mask chooses."""
-        rows = index if isinstance(index, Tensor) else torch.as_tensor(index, dtype=torch.long, device=self.labels.device)
+        rows = (
+            index if isinstance(index, Tensor) else torch.as_tensor(index, dtype=torch.long, device=self.labels.device)
+        )
         return Segments(self.masks[rows], self.labels[rows], self.scores[rows], self.frame)

@@ -1,0 +1,53 @@
+"""The models by name: `MODELS` maps each to its config and class; `create` builds one."""
+
+from typing import Any
+
+from thingstuff.backbones import BackboneConfig
+from thingstuff.errors import InputError
+from thingstuff.models.base import ModelConfig, PanopticModel, PreprocessConfig
+from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
+from thingstuff.panoptic import Categories
+
+_TINY = PanopticFCNConfig(
+    preprocess=PreprocessConfig(short_side=128, max_side=256),
+    backbone=BackboneConfig(
+        depth=18, norm="batch", weights="none", frozen_stages=0, stem_channels=32, res2_channels=32
+    ),
+    fpn_channels=64,
+    semantic_channels=64,
+    position_channels=64,
+    position_convs=2,
+    position_deformable=False,
+    kernel_channels=64,
+    kernel_convs=2,
+    encoder_channels=32,
+    encoder_convs=2,
+    level_ranges=((1, 48), (24, 96), (48, 192), (96, 384), (192, 2048)),
+)
+
+MODELS: dict[str, tuple[ModelConfig, type[PanopticModel]]] = {
+    "panoptic-fcn-r50": (PanopticFCNConfig(), PanopticFCN),
+    "panoptic-fcn-r101": (PanopticFCNConfig(backbone=BackboneConfig(depth=101)), PanopticFCN),
+    "panoptic-fcn-r18": (PanopticFCNConfig(backbone=BackboneConfig(depth=18, res2_channels=64)), PanopticFCN),
+    "panoptic-fcn-tiny": (_TINY, PanopticFCN),
+}
+
+
+def find(name: str) -> tuple[ModelConfig, type[PanopticModel]]:
+    """Return a model's default config and class; raises `InputError` naming the known ones."""
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def create(name: str, categories: Categories, config: ModelConfig | None = None, **changes: Any) -> PanopticModel:
+    """Build a model with random weights for these categories.
+
+    `config` replaces the preset's; `changes` replace single fields of it. Raises `InputError` for an unknown name or field.
+    """
+    from thingstuff.config import changed
+
+    preset, model_class = find(name)
+    model: PanopticModel = model_class(changed(config or preset, changes), categories)  # type: ignore[arg-type]
+    model.name = name
+    return model

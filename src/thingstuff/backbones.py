@@ -1,0 +1,135 @@
+"""ResNets that give their stages as {2: C2, 3: C3, 4: C4, 5: C5}, built from torchvision's blocks under its key names."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+NormKind = Literal["frozen", "batch", "group"]
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+class BackboneConfig(BaseModel):
+    """A ResNet's shape, its norms, and where its first weights come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: Literal[18, 34, 50, 101] = 50
+    """Layers; 18 and 34 have basic blocks, 50 and 101 bottlenecks."""
+    norm: NormKind = "frozen"
+    """`frozen` for pretrained weights; trainable `batch` or `group` (32 groups) from scratch."""
+    weights: str = "imagenet"
+    """`imagenet` (torchvision's, fetched by name), `none`, or a file of a ResNet's state dict."""
+    stride_in_1x1: bool = False
+    """Bottlenecks halve the size in their first 1x1 conv (caffe, MSRA) instead of the 3x3 (torchvision)."""
+    frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
+    """Stages without gradient: 1 is the stem, 2 adds Res2, ... 5 all; 0 none."""
+    stem_channels: int = 64
+    """Channels of the stem."""
+    res2_channels: int = 256
+    """Channels of C2; each later stage has twice as many. (torchvision: 64 for 18 and 34, 256 for 50 and 101.)"""
+    bottleneck_width: int = 64
+    """Channels inside the bottlenecks of Res2; each later stage has twice as many."""
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm whose statistics and affine terms never change.
+
+    With a gradient to pass on, the affine form x * scale + shift keeps autograd from saving what batch norm would; without,
+    `batch_norm` itself. The two differ in the last bits only.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        if not x.requires_grad:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, eps=self.eps)
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+
+
+def _norm(kind: NormKind) -> Callable[[int], nn.Module]:
+    kinds: dict[str, Callable[[int], nn.Module]] = {
+        "frozen": FrozenBatchNorm2d,
+        "batch": nn.BatchNorm2d,
+        "group": lambda channels: nn.GroupNorm(min(32, channels), channels),
+    }
+    return kinds[kind]
+
+
+class ResNet(nn.Module):
+    """A ResNet without its classifier (He et al. 2016); keys are torchvision's: conv1, bn1, layer1 ... layer4."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        norm = _norm(config.norm)
+        self.conv1 = nn.Conv2d(3, config.stem_channels, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(config.stem_channels)
+        inputs = config.stem_channels
+        self.channels: dict[int, int] = {}
+        for stage, count in zip((2, 3, 4, 5), _BLOCKS[config.depth], strict=True):
+            blocks, inputs = _stage(config, stage, count, inputs, norm)
+            self.add_module(f"layer{stage - 1}", blocks)
+            self.channels[stage] = inputs
+        self._initialise()
+        self._freeze()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def _freeze(self) -> None:
+        frozen = [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
+        for module in frozen[: self.config.frozen_stages + 1 if self.config.frozen_stages else 0]:
+            module.requires_grad_(False)
+
+    def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[int, Tensor]:
+        x = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        stages = {}
+        for stage in (2, 3, 4, 5):
+            x = stages[stage] = self.get_submodule(f"layer{stage - 1}")(x)
+        return stages
+
+
+def _stage(
+    config: BackboneConfig, stage: int, count: int, inputs: int, norm: Callable[[int], nn.Module]
+) -> tuple[nn.Sequential, int]:
+    factor, stride = 2 ** (stage - 2), 1 if stage == 2 else 2
+    outputs = config.res2_channels * factor
+    basic = config.depth in (18, 34)
+    blocks = []
+    for position in range(count):
+        step, source = (stride, inputs) if position == 0 else (1, outputs)
+        shortcut = None
+        if step != 1 or source != outputs:
+            shortcut = nn.Sequential(nn.Conv2d(source, outputs, 1, stride=step, bias=False), norm(outputs))
+        if basic:
+            blocks.append(BasicBlock(source, outputs, step, shortcut, norm_layer=norm))
+            continue
+        planes = outputs // 4
+        base_width = 64 * config.bottleneck_width * factor / planes  # torchvision's width is planes * base_width / 64
+        block = Bottleneck(source, planes, step, shortcut, base_width=base_width, norm_layer=norm)
+        if config.stride_in_1x1:
+            block.conv1.stride, block.conv2.stride = (step, step), (1, 1)
+        blocks.append(block)
+    return nn.Sequential(*blocks), outputs

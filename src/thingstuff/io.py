@@ -1,0 +1,274 @@
+"""Files in and out: JSON, id maps as PNG (R + 256 G + 65536 B), pictures, COCO panoptic folders; every write is atomic.
+
+Letters: H W pixels of a picture.
+"""
+
+import json
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Integer
+from PIL import ExifTags, Image
+
+from thingstuff.errors import InputError
+from thingstuff.panoptic import Categories, Panoptic
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+LARGEST_ID = 256**3 - 1
+"""The largest segment id that three bytes hold."""
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+# What Pillow's decoders raise on damaged files; anything else is a fault that should keep its traceback.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def raise_problems(problems: Sequence[str], heading: str, limit: int = 10) -> None:
+    """Raise one `InputError` with `heading`, the first `limit` problems and the number of the rest; none, no error."""
+    if not problems:
+        return
+    lines = [f"  - {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"  and {len(problems) - limit} more")
+    raise InputError("\n".join([heading, *lines]))
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file (UTF-8). Raises `InputError` where it is missing or broken, with line and column."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there; give the path of an existing JSON file") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{path}: broken JSON at {where} ({error.msg}); mend it or write the file anew") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text (byte {error.start}); give a JSON file saved as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); give a readable JSON file") from None
+
+
+def atomic_write(path: str | Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: aside in the same folder, flushed to disk, then renamed over `path`.
+
+    Text is written as UTF-8 with line ends as given. An `OSError` (no such folder, disk full) comes through with
+    `path` as its file name; what stood at `path` is then untouched and no partial file stays behind.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    # not tempfile: its files are readable by their owner alone, and keep that after the rename
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        with aside.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def id_map_size(path: str | Path) -> Size:
+    """Return (height, width) of an id map by its PNG header alone; raises `InputError` as `read_id_map` does."""
+    path = Path(path)
+    with _decoding(path, "write the id map anew"), path.open("rb") as file:
+        return _png_size(path, file.read(26))
+
+
+def read_id_map(path: str | Path) -> Int32[np.ndarray, "H W"]:
+    """Read a PNG of segment ids, R + 256 G + 65536 B, as int32 [H, W]; an alpha channel is left aside.
+
+    Raises `InputError` where the file is missing, damaged, no PNG, or not 8-bit RGB or RGBA.
+    """
+    path = Path(path)
+    with _decoding(path, "write the id map anew"):
+        data = path.read_bytes()
+        height, width = _png_size(path, data[:26])
+        with Image.open(BytesIO(data), formats=("PNG",)) as image:
+            colors = np.asarray(image)
+        padded = np.zeros((height, width, 4), dtype=np.uint8)
+        padded[..., :3] = colors[..., :3]
+    return padded.view("<u4")[..., 0].astype(np.int32)
+
+
+def write_id_map(path: str | Path, ids: Integer[np.ndarray, "H W"]) -> None:
+    """Write segment ids [H, W] as an RGB PNG, R + 256 G + 65536 B, atomically.
+
+    Raises `InputError` where an id does not fit into three bytes.
+    """
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) <= LARGEST_ID:
+        raise InputError(
+            f"{path}: ids from {ids.min()} to {ids.max()} do not fit into a PNG; use ids from 0 to {LARGEST_ID}"
+        )
+    colors = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(colors)).save(buffer, format="PNG")
+    atomic_write(path, buffer.getvalue())
+
+
+def read_picture(path: str | Path, size: Size | None = None) -> Image.Image:
+    """Read a picture of any kind (grey, palette, CMYK, 16-bit, with alpha) as 8-bit RGB.
+
+    The EXIF orientation is applied, unless `size` (height, width) is given and only the raw picture has it; where
+    both have it, it is applied (detectron2's convention). Raises `InputError` where the file is missing or damaged,
+    or neither has that size.
+    """
+    path = Path(path)
+    with _decoding(path, "replace it by a whole picture"), Image.open(path) as image:
+        turn = _TURNS.get(_orientation(path, image, size))
+        picture = _to_rgb(path, image)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def check_picture_size(path: str | Path, size: Size) -> None:
+    """Raise `InputError` unless `read_picture(path, size)` would find that size; reads only the header."""
+    path = Path(path)
+    with _decoding(path, "replace it by a whole picture"), Image.open(path) as image:
+        _orientation(path, image, size)
+
+
+def write_coco_panoptic(
+    folder: str | Path,
+    panoptics: Mapping[str, Panoptic],
+    overwrite: bool = False,
+    image_ids: Mapping[str, int | str] | None = None,
+    file_names: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `folder`/panoptic/<stem>.png and `folder`/panoptic.json for maps by stem; return the JSON's path.
+
+    `image_ids` and `file_names` (of the pictures) go by stem; where they are silent, ids count up from 1 and the name is
+    <stem>.jpg. The JSON is written last: a run that is cut off leaves none that speaks of maps that are not there.
+    Raises `InputError` where there is nothing to write, the maps have different categories, a stem is no file name,
+    ids repeat, or files are there already and `overwrite` is not set.
+    """
+    folder = Path(folder)
+    maps, target = folder / "panoptic", folder / "panoptic.json"
+    categories = _shared_categories(panoptics)
+    _check_stems(panoptics, image_ids or {}, file_names or {})
+    _check_free([target, *(maps / f"{stem}.png" for stem in panoptics)], overwrite)
+    ids = _number(panoptics, image_ids or {})
+    maps.mkdir(parents=True, exist_ok=True)
+    images, annotations = [], []
+    for stem, panoptic in panoptics.items():
+        height, width = panoptic.size
+        write_id_map(maps / f"{stem}.png", panoptic.ids)
+        name = (file_names or {}).get(stem, f"{stem}.jpg")
+        images.append({"id": ids[stem], "file_name": name, "width": width, "height": height})
+        annotations.append(panoptic.to_coco(f"{stem}.png", ids[stem]))
+    data = {"images": images, "annotations": annotations, "categories": categories.to_coco()}
+    atomic_write(target, json.dumps(data))
+    return target
+
+
+@contextmanager
+def _decoding(path: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there; put the file there or correct the name") from None
+    except _UNREADABLE as error:
+        raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
+
+
+def _png_size(path: Path, header: bytes) -> Size:
+    remedy = "save it as 8-bit RGB PNG with id = R + 256 G + 65536 B"
+    if len(header) < 26 or not header.startswith(_PNG_SIGNATURE) or header[12:16] != b"IHDR":
+        raise InputError(f"{path} is no PNG, or cut off; {remedy}")
+    width, height, depth, color = struct.unpack(">IIBB", header[16:26])
+    if depth != 8 or color not in (2, 6):
+        kind = f"{depth}-bit {_PNG_COLORS.get(color, 'unknown')}"
+        raise InputError(f"{path} is a {kind} PNG, which holds no segment ids; {remedy}")
+    return height, width
+
+
+def _orientation(path: Path, image: Image.Image, size: Size | None) -> int:
+    # Pillow turns TIFFs itself while it decodes them.
+    code = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
+    raw = (image.height, image.width)
+    turned = (image.width, image.height) if code in (5, 6, 7, 8) else raw
+    if size is None or turned == size:
+        return int(code)
+    if raw == size:
+        return 1
+    raise InputError(
+        f"{path} is {raw[1]} wide and {raw[0]} high, but {size[1]} wide and {size[0]} high was expected; "
+        "put the right picture there or correct the stated size"
+    )
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        values = np.asarray(image)
+        if image.mode == "F" or values.size == 0 or values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{path} holds {image.mode} values beyond 16 bits; save it as an 8-bit RGB picture")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        # palettes may carry transparency, which Pillow drops with a warning unless it is made alpha first
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def _shared_categories(panoptics: Mapping[str, Panoptic]) -> Categories:
+    if not panoptics:
+        raise InputError("there is no panoptic map to write; give at least one")
+    (first, panoptic), *others = panoptics.items()
+    for stem, other in others:
+        if other.categories != panoptic.categories:
+            raise InputError(f"the maps {first!r} and {stem!r} have different categories; write them to two folders")
+    return panoptic.categories
+
+
+def _check_stems(stems: Mapping[str, Panoptic], *named: Mapping[str, Any]) -> None:
+    seen: dict[str, str] = {}
+    for stem in stems:
+        if not stem or stem != Path(stem).name or "\\" in stem:
+            raise InputError(f"{stem!r} is no file name; give a stem without folders")
+        # macOS and Windows take names that differ in case alone for one file
+        twin = seen.setdefault(stem.casefold(), stem)
+        if twin != stem:
+            raise InputError(f"the stems {twin!r} and {stem!r} differ in case alone; rename one of them")
+    for mapping in named:
+        strange = [stem for stem in mapping if stem not in stems]
+        if strange:
+            raise InputError(f"{strange[0]!r} has an image id or file name but no map; give its map or leave it out")
+
+
+def _check_free(targets: Sequence[Path], overwrite: bool) -> None:
+    taken = [] if overwrite else [path for path in targets if path.exists()]
+    if taken:
+        raise InputError(f"{taken[0]} is there already; choose another folder or ask for overwrite")
+
+
+def _number(stems: Mapping[str, Panoptic], given: Mapping[str, int | str]) -> dict[str, int | str]:
+    taken: dict[int | str, str] = {}
+    for stem, image_id in given.items():
+        if image_id in taken:
+            raise InputError(f"image id {image_id!r} is given to {taken[image_id]!r} and {stem!r}; give each its own")
+        taken[image_id] = stem
+    free = (number for number in range(1, len(stems) + len(given) + 1) if number not in taken)
+    return {stem: given[stem] if stem in given else next(free) for stem in stems}

@@ -1,0 +1,124 @@
+"""From competing segments to one panoptic map."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thingstuff.boxes import boxes_of_masks
+from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
+from thingstuff.structures import Segments, Size
+
+CHUNK_PIXELS = 64_000_000
+"""Most mask values that are resized at once: bounds the memory of a picture with many segments."""
+
+
+@dataclass(frozen=True)
+class ThingsFirst:
+    """Settings of the things-first merge; the defaults are Panoptic FCN's."""
+
+    thing_score: float = 0.2
+    """Things below this score stay out."""
+    mask_threshold: float = 0.4
+    """A pixel is in a thing's mask above this probability."""
+    overlap: float = 0.5
+    """A thing of whose mask more than this share is taken already is dropped."""
+    stuff_area: float = 4096
+    """Stuff with fewer free pixels than this is dropped."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Scored things of a picture at its own size; `boxes_xyxy` are half-open pixels, all zeros for an empty mask."""
+
+    masks: Bool[Tensor, "N H W"]
+    boxes_xyxy: Float[Tensor, "N 4"]
+    labels: Int[Tensor, "N"]
+    scores: Float[Tensor, "N"]
+
+
+def _restore_in_chunks(segments: Segments) -> list[Tensor]:
+    H, W = segments.frame.original
+    canvas = segments.frame.canvas
+    rows = max(1, CHUNK_PIXELS // max(H * W, canvas[0] * canvas[1]))
+    return [segments.frame.restore(chunk) for chunk in segments.masks.split(rows)] if len(segments) else []
+
+
+def instances(segments: Segments, categories: Categories, mask_threshold: float) -> Instances:
+    """Return the scored things before they compete: all of them, in their order, as masks of picture size."""
+    is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
+    things = segments.pick(is_thing)
+    empty = torch.zeros((0, *things.frame.original), dtype=torch.bool, device=things.masks.device)
+    masks = torch.cat([empty, *(chunk > mask_threshold for chunk in _restore_in_chunks(things))])
+    return Instances(masks, boxes_of_masks(masks), things.labels, things.scores)
+
+
+def semantic_probabilities(segments: Segments, categories: Categories) -> Float[Tensor, "C+1 H W"]:
+    """Return the stuff's probabilities at picture size by label; zero where a label has none, `VOID` in the last row."""
+    is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
+    stuff = segments.pick(~is_thing)
+    result = stuff.masks.new_zeros((len(categories) + 1, *stuff.frame.original))
+    chunks = _restore_in_chunks(stuff)
+    if chunks:
+        result[stuff.labels] = torch.cat(chunks)
+    return result
+
+
+def merge_things_first(segments: Segments, categories: Categories, settings: ThingsFirst) -> Panoptic:
+    """Give pixels to things by falling score, then what is left to stuff by argmax (Kirillov et al. 2019a, section 4).
+
+    Masks are probabilities, things stand in falling score and stuff in ascending label with `VOID` first.
+    """
+    size = segments.frame.original
+    is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
+    kept = (is_thing & (segments.scores >= settings.thing_score)).nonzero()[:, 0]
+    ids = np.zeros(size, dtype=np.int32)
+    found: list[Segment] = []
+    _paste_things(segments, kept, settings, ids, found)
+    _fill_stuff(segments, (~is_thing).nonzero()[:, 0], settings, ids, found)
+    areas = np.bincount(ids.reshape(-1), minlength=len(found) + 1)
+    final = tuple(Segment(s.id, s.label, int(areas[s.id]), s.score, source=s.source) for s in found)
+    return Panoptic(ids, final, categories)
+
+
+def _paste_things(
+    segments: Segments, rows: Tensor, settings: ThingsFirst, ids: np.ndarray, found: list[Segment]
+) -> None:
+    index = 0
+    labels, scores = segments.labels.tolist(), segments.scores.tolist()
+    for chunk in _restore_in_chunks(segments.pick(rows)):
+        for mask in (chunk > settings.mask_threshold).cpu().numpy():
+            row = int(rows[index])
+            index += 1
+            area = int(mask.sum())
+            taken = int((mask & (ids > 0)).sum())
+            if area == 0 or taken / area > settings.overlap:
+                continue
+            found.append(Segment(len(found) + 1, labels[row], 0, scores[row], source=row))
+            ids[mask & (ids == 0)] = len(found)
+
+
+def _fill_stuff(segments: Segments, rows: Tensor, settings: ThingsFirst, ids: np.ndarray, found: list[Segment]) -> None:
+    best, winner = _best_of_stuff(segments.pick(rows), segments.frame.original)
+    labels, scores = segments.labels[rows].tolist(), segments.scores[rows].tolist()
+    winner[(best <= 0) | (ids > 0)] = -1  # where every probability is 0 no stuff is there
+    areas = np.bincount(winner.reshape(-1) + 1, minlength=len(labels) + 1)[1:]
+    for position, label in enumerate(labels):
+        if label == VOID or areas[position] < max(settings.stuff_area, 1):
+            continue
+        found.append(Segment(len(found) + 1, label, 0, scores[position], source=int(rows[position])))
+        ids[winner == position] = len(found)
+
+
+def _best_of_stuff(stuff: Segments, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Return the highest probability of each pixel and its row; the first row wins a tie."""
+    best, winner = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.int64)
+    start = 0
+    for chunk in _restore_in_chunks(stuff):
+        value, row = (t.cpu().numpy() for t in chunk.float().max(dim=0))
+        better = value > best
+        best[better], winner[better] = value[better], row[better] + start
+        start += len(chunk)
+    return best, winner

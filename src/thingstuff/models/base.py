@@ -1,0 +1,206 @@
+"""The interface every model offers, and `predict`, which is the same for all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from thingstuff.errors import InputError
+from thingstuff.panoptic import Categories, Panoptic
+from thingstuff.structures import Images, Segments, Size, Target
+
+Picture = npt.NDArray[np.uint8]
+"""A picture as uint8 [H, W, 3], RGB."""
+
+
+class PreprocessConfig(BaseModel):
+    """How a picture becomes network input."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channel_order: Literal["RGB", "BGR"] = "RGB"
+    """Order of the channels that the network sees."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Subtracted from the channels, in the network's order (0 to 255)."""
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """Divided by, in the network's order."""
+    short_side: int = Field(default=800, ge=32)
+    """The shorter side is resized to this ..."""
+    max_side: int = Field(default=1333, ge=32)
+    """... unless the longer one would exceed this."""
+    divisor: int = Field(default=32, ge=1)
+    """The batch is padded to a multiple of this."""
+
+
+class ModelConfig(BaseModel):
+    """What every model's config has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preprocess: PreprocessConfig = PreprocessConfig()
+    """Size rule, normalisation, padding."""
+
+
+def resized_size(size: Size, short_side: int, max_side: int) -> Size:
+    """Return the (height, width) whose short side is `short_side`, or whose long side is `max_side` if that is less.
+
+    Each side is rounded by int(x + 0.5), as detectron2 does.
+    """
+    height, width = size
+    scale = short_side / min(height, width)
+    if max(height, width) * scale > max_side:
+        scale = max_side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_picture(picture: Picture, size: Size) -> Picture:
+    """Resize uint8 [H, W, 3] to (height, width) by PIL's bilinear filter."""
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def open_picture(picture: "str | Path | Image.Image | Picture") -> Picture:
+    """Return a path's, PIL image's or array's pixels as uint8 [H, W, 3] RGB; EXIF orientation is applied to paths.
+
+    Raises `InputError` for what is no such picture.
+    """
+    if isinstance(picture, (str, Path)):
+        from thingstuff.io import read_picture
+
+        return np.asarray(read_picture(Path(picture)))
+    if isinstance(picture, Image.Image):
+        return np.asarray(picture.convert("RGB"))
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        return picture
+    raise InputError(
+        f"a picture must be a path, a PIL image or uint8 [height, width, 3]; this is {type(picture).__name__}"
+        + (f" {picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else "")
+    )
+
+
+class PanopticModel(nn.Module, ABC):
+    """A panoptic model: batch -> forward -> segments -> merge to predict, and forward -> loss to learn."""
+
+    config_class: ClassVar[type[ModelConfig]]
+
+    def __init__(self, config: ModelConfig, categories: Categories) -> None:
+        super().__init__()
+        self.config = config
+        self.categories = categories
+        self.name = ""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @abstractmethod
+    def forward(self, images: Images) -> Any:
+        """Return the model's output, of one type whatever the mode."""
+
+    @abstractmethod
+    def loss(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Return the weighted losses; what is minimised is their sum."""
+
+    @abstractmethod
+    def segments(self, output: Any, images: Images) -> list[Segments]:
+        """Return each picture's candidates: filtered first, their masks made then."""
+
+    @abstractmethod
+    def merge(self, segments: Segments) -> Panoptic:
+        """Let one picture's candidates compete for its pixels."""
+
+    def batch(self, pictures: Sequence[Picture]) -> Images:
+        """Resize by the model's size rule, normalise and pad uint8 pictures [H, W, 3]."""
+        rule = self.config.preprocess
+        sizes = [(p.shape[0], p.shape[1]) for p in pictures]
+        resized = [
+            resize_picture(p, resized_size(s, rule.short_side, rule.max_side))
+            for p, s in zip(pictures, sizes, strict=True)
+        ]
+        return self.pad(resized, sizes)
+
+    def pad(self, pictures: Sequence[Picture], original: Sequence[Size] | None = None) -> Images:
+        """Normalise pictures of network-input size, then pad them with zeros at the right and bottom to one canvas."""
+        rule = self.config.preprocess
+        sizes = tuple((p.shape[0], p.shape[1]) for p in pictures)
+        height, width = (-(-max(s[axis] for s in sizes) // rule.divisor) * rule.divisor for axis in (0, 1))
+        mean = torch.tensor(rule.mean, device=self.device)[:, None, None]
+        std = torch.tensor(rule.std, device=self.device)[:, None, None]
+        rows = []
+        for picture, (h, w) in zip(pictures, sizes, strict=True):
+            tensor = torch.tensor(picture, device=self.device).permute(2, 0, 1).float()
+            tensor = tensor.flip(0) if rule.channel_order == "BGR" else tensor
+            rows.append(F.pad((tensor - mean) / std, (0, width - w, 0, height - h)))
+        return Images(torch.stack(rows), sizes, tuple(original) if original else sizes)
+
+    @overload
+    def predict(self, pictures: "str | Path | Image.Image | Picture", batch_size: int = ...) -> Panoptic: ...
+    @overload
+    def predict(
+        self,
+        pictures: "Sequence[str | Path | Image.Image | Picture]",
+        batch_size: int = ...,
+        progress: Callable[[int], None] | None = ...,
+    ) -> list[Panoptic]: ...
+    def predict(
+        self, pictures: Any, batch_size: int = 8, progress: Callable[[int], None] | None = None
+    ) -> Panoptic | list[Panoptic]:
+        """Return the panoptic map of a picture, or of each of a list in its order.
+
+        Pictures are paths, PIL images or uint8 [H, W, 3] RGB; maps have the pictures' own sizes. Only pictures of equal padded size
+        share a batch, so that a list gives what each gives alone. `progress` is called with the number done.
+        Raises `InputError` for what is no picture.
+        """
+        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+            return self._predict_list([pictures], 1, None)[0]
+        return self._predict_list(list(pictures), batch_size, progress)
+
+    @torch.no_grad()
+    def _predict_list(
+        self, pictures: list[Any], batch_size: int, progress: Callable[[int], None] | None
+    ) -> list[Panoptic]:
+        results: dict[int, Panoptic] = {}
+        waiting: dict[Size, list[tuple[int, Picture]]] = {}
+        training = self.training
+        self.eval()
+        try:
+            for index, entry in enumerate(pictures):
+                picture = open_picture(entry)
+                group = waiting.setdefault(self._canvas(picture), [])
+                group.append((index, picture))
+                full = sum(len(g) for g in waiting.values()) >= 4 * batch_size
+                if len(group) == batch_size or full:
+                    fullest = max(waiting.values(), key=len)
+                    self._predict_group(fullest, results)
+                    fullest.clear()
+                    if progress:
+                        progress(len(results))
+            for group in waiting.values():
+                self._predict_group(group, results)
+            if progress:
+                progress(len(results))
+        finally:
+            self.train(training)
+        return [results[index] for index in range(len(pictures))]
+
+    def _canvas(self, picture: Picture) -> Size:
+        rule = self.config.preprocess
+        size = resized_size((picture.shape[0], picture.shape[1]), rule.short_side, rule.max_side)
+        return -(-size[0] // rule.divisor) * rule.divisor, -(-size[1] // rule.divisor) * rule.divisor
+
+    def _predict_group(self, group: list[tuple[int, Picture]], results: dict[int, Panoptic]) -> None:
+        if not group:
+            return
+        images = self.batch([picture for _, picture in group])
+        for (index, _), segments in zip(group, self.segments(self(images), images), strict=True):
+            results[index] = self.merge(segments)

@@ -1,0 +1,103 @@
+"""Panoptic FCN's inference up to the kernels: peaks and regions on each level, then kernel fusion (section 3.2).
+
+Letters: T thing classes, R region classes, N kernels, K kernel channels, E embedding channels, h w a level's map.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Kernel vectors with their class and score."""
+
+    vectors: Float[Tensor, "N K"]
+    labels: Int[Tensor, "N"]
+    scores: Float[Tensor, "N"]
+
+    def pick(self, index: Tensor) -> "Kernels":
+        """Return the rows that an index or boolean mask chooses."""
+        return Kernels(self.vectors[index], self.labels[index], self.scores[index])
+
+
+def concatenate(parts: list[Kernels]) -> Kernels:
+    """Join the kernels of several levels."""
+    return Kernels(
+        torch.cat([p.vectors for p in parts]),
+        torch.cat([p.labels for p in parts]),
+        torch.cat([p.scores for p in parts]),
+    )
+
+
+def thing_peaks(
+    centres: Float[Tensor, "T h w"], kernels: Float[Tensor, "K h w"], smoothing: int, limit: int, threshold: float
+) -> Kernels:
+    """Read the kernels at a level's best object centres, by falling score.
+
+    The probabilities are averaged with their local mean, kept where they are a 3x3 maximum of their class, and the best `limit`
+    above `threshold` taken; `smoothing` is the window of the mean, zeros at the border counted.
+    """
+    if centres.shape[0] == 0:
+        return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
+    p = centres.sigmoid()
+    p = (p + F.avg_pool2d(p[None], smoothing, stride=1, padding=smoothing // 2)[0]) / 2
+    p = p * (F.max_pool2d(p[None], 3, stride=1, padding=1)[0] == p)
+    per_class, cells = p.flatten(1).topk(min(p[0].numel(), limit), dim=1)
+    scores, best = per_class.flatten().topk(per_class.shape[1])
+    labels, cells = best // per_class.shape[1], cells.flatten()[best]
+    keep = scores > threshold
+    return Kernels(kernels.flatten(1)[:, cells[keep]].T, labels[keep], scores[keep])
+
+
+def stuff_regions(regions: Float[Tensor, "R h w"], kernels: Float[Tensor, "K h w"], threshold: float) -> Kernels:
+    """Pool a kernel over each region class's cells, by ascending class.
+
+    The sum over the region is divided by the whole map's area, in training too, so a kernel's length grows with its region.
+    """
+    if regions.shape[0] == 0:
+        return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
+    p = regions.sigmoid()
+    support = F.one_hot(p.argmax(0), len(p)).permute(2, 0, 1).to(p.dtype)
+    scores = (p * support).flatten(1).sum(1) / support.flatten(1).sum(1).clamp(min=1e-6)
+    labels = (scores > threshold).nonzero()[:, 0]
+    return Kernels(pooled(support[labels], kernels), labels, scores[labels])
+
+
+def pooled(support: Float[Tensor, "N h w"], kernels: Float[Tensor, "K h w"]) -> Float[Tensor, "N K"]:
+    """Return the mean over the whole map of kernels inside each support."""
+    return support.flatten(1) @ kernels.flatten(1).T / kernels[0].numel()
+
+
+def _no_labels(like: Tensor) -> Int[Tensor, "0"]:
+    return torch.zeros(0, dtype=torch.long, device=like.device)
+
+
+def fuse_things(things: Kernels, similarity: float, class_aware: bool = True) -> Kernels:
+    """Average kernels that belong to one object; `things` stand by falling score (section 3.2, kernel fusion).
+
+    Two kernels match where their cosine reaches `similarity` (and their classes agree). A kernel survives if no better one, surviving
+    or not, matches it; it averages those whose first match it is, itself included, and keeps its score and class.
+    """
+    unit = things.vectors / things.vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
+    match = (unit @ unit.T) >= similarity
+    if class_aware:
+        match &= things.labels[:, None] == things.labels
+    match.fill_diagonal_(True)  # a kernel of length zero is its own
+    match = match.triu()
+    first = match & (match.cumsum(0) < 2)
+    survivors = first.diagonal()
+    rows = first[survivors].to(things.vectors.dtype)
+    vectors = rows @ things.vectors / rows.sum(1, keepdim=True)
+    return Kernels(vectors, things.labels[survivors], things.scores[survivors])
+
+
+def fuse_stuff(stuff: Kernels) -> Kernels:
+    """Average the kernels and scores of each class over the levels, by ascending class."""
+    labels, row = stuff.labels.unique(return_inverse=True)
+    member = F.one_hot(row, len(labels)).T.to(stuff.vectors.dtype) if len(labels) else stuff.vectors.new_zeros((0, 0))
+    member = member / member.sum(1, keepdim=True)
+    return Kernels(member @ stuff.vectors, labels, member @ stuff.scores)

@@ -1,0 +1,321 @@
+"""The HTML report of a run: one page that needs nothing beside itself, the same bytes for the same input."""
+
+import base64
+import io
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from thingstuff.drawing import overlay
+from thingstuff.errors import InputError
+from thingstuff.panoptic import Categories, Panoptic
+
+if TYPE_CHECKING:
+    from thingstuff.evaluation.pq import PQResult
+
+Points = list[tuple[float, float]]
+"""(step, value) by rising step."""
+
+# What the pictures of a page may weigh together; base64 makes 4 of 3, and the page is to stay below 5 MB.
+_PICTURE_BYTES = 3_300_000
+_LEAST_PICTURE_BYTES = 12_000
+_LONGEST_SIDE = 560
+_MOST_POINTS = 240
+
+
+@dataclass(frozen=True)
+class Example:
+    """A scored picture: uint8 [H, W, 3] RGB, its ground truth, what was predicted, and its own PQ (0 to 1 or None)."""
+
+    name: str
+    picture: npt.NDArray[np.uint8]
+    truth: Panoptic
+    prediction: Panoptic
+    pq: float | None = None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a report is made of.
+
+    `command` runs it again; `history` is metrics.jsonl: rows with `step` and `loss` (also `losses` by name, `lr`), and
+    rows with `step` and `pq` ({"all", "things", "stuff"}, each with "pq", "sq", "rq"; 0 to 1 or None); `baselines` are
+    results by name, shown beside `result`; `notes` are shown as they are.
+    """
+
+    title: str
+    command: str
+    categories: Categories
+    history: "Sequence[Mapping[str, Any]]"
+    result: "PQResult"
+    baselines: "Mapping[str, PQResult]" = field(default_factory=dict)
+    examples: Sequence[Example] = ()
+    config_yaml: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_report(path: Path, report: RunReport) -> Path:
+    """Write a run's report as one self-contained HTML file and return its path.
+
+    Written aside and then renamed, so that a report already there stays whole until the new one is. Raises `InputError`
+    where the file cannot be written, a row of the history has no step, or an example's sizes disagree.
+    """
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            charts=_charts(report.history),
+            rows=[("this model", report.result), *report.baselines.items()],
+            examples=_drawn_examples(report.examples),
+        )
+    )
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(page, encoding="utf-8", newline="\n")
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: the report cannot be written ({error}); give a file in a folder with room"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("thingstuff"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["percent"] = percent
+    environment.filters["css_color"] = lambda color: "#{:02x}{:02x}{:02x}".format(*color)
+    return environment
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as a percentage with one decimal, "n/a" for None."""
+    return "n/a" if fraction is None else f"{100 * fraction:.1f}"
+
+
+# -- examples ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A class in one map: its colour, its name, and how many segments it has there (None: stuff, which has one)."""
+
+    name: str
+    color: tuple[int, int, int]
+    count: int | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of an example's three images, as a data URI."""
+
+    title: str
+    uri: str
+    size: tuple[int, int]
+    legend: list[LegendEntry]
+    has_void: bool
+
+
+def _drawn_examples(examples: Sequence[Example]) -> list[tuple[Example, list[Panel]]]:
+    budget = max(_LEAST_PICTURE_BYTES, _PICTURE_BYTES // max(1, 3 * len(examples)))
+    return [(example, _panels(example, budget)) for example in examples]
+
+
+def _panels(example: Example, budget: int) -> list[Panel]:
+    """Return picture, ground truth and prediction at a size at which their names can be read."""
+    picture = Image.fromarray(example.picture)
+    for what, panoptic in (("ground truth", example.truth), ("prediction", example.prediction)):
+        if panoptic.size != (picture.height, picture.width):
+            raise InputError(
+                f"example {example.name}: the {what} is {panoptic.size[1]} x {panoptic.size[0]} pixels, the picture"
+                f" {picture.width} x {picture.height}; give both at the size of the picture"
+            )
+    size = _shown_size(picture.width, picture.height)
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    panels = [Panel("Picture", _jpeg_uri(picture, budget), size, [], False)]
+    for title, panoptic in (("Ground truth", example.truth), ("Prediction", example.prediction)):
+        shown = _resized_map(panoptic, size)
+        uri = _jpeg_uri(overlay(shown, picture), budget)
+        panels.append(Panel(title, uri, size, _legend(panoptic), bool((panoptic.semantic() < 0).any())))
+    return panels
+
+
+def _shown_size(width: int, height: int) -> tuple[int, int]:
+    """Return the (width, height) to draw at: small pictures grow by a whole factor, large ones shrink."""
+    longest = max(width, height)
+    scale = _LONGEST_SIDE // longest if longest <= _LONGEST_SIDE else _LONGEST_SIDE / longest
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resized_map(panoptic: Panoptic, size: tuple[int, int]) -> Panoptic:
+    rows = (np.arange(size[1]) + 0.5) * panoptic.size[0] / size[1]
+    columns = (np.arange(size[0]) + 0.5) * panoptic.size[1] / size[0]
+    ids = panoptic.ids[np.ix_(rows.astype(np.int64), columns.astype(np.int64))]
+    return Panoptic(ids, panoptic.segments, panoptic.categories)
+
+
+def _legend(panoptic: Panoptic) -> list[LegendEntry]:
+    """Return the classes of a map in the order of its categories."""
+    categories = panoptic.categories
+    labels = [s.label for s in panoptic.segments]
+    return [
+        LegendEntry(name, color, labels.count(label) if categories.things[label] else None)
+        for label, (name, color) in enumerate(zip(categories.names, categories.colors, strict=True))
+        if label in labels
+    ]
+
+
+def _jpeg_uri(image: Image.Image, budget: int) -> str:
+    """Return a JPEG data URI of at most `budget` bytes before base64: first by quality, then by size."""
+    while True:
+        for quality in (88, 78, 66, 52):
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=quality, optimize=True)
+            if buffer.tell() <= budget or max(image.size) <= 64:
+                return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.LANCZOS)
+
+
+# -- curves -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A named line of a chart: the SVG polyline's points, and the dots to draw where there are few."""
+
+    name: str
+    polyline: str
+    dots: list[tuple[float, float, str]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart ready for the template: positions are in the units of the SVG's view box, 0 0 440 240."""
+
+    title: str
+    caption: str
+    curves: list[Curve]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 428, 10, 208
+
+
+def _charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """Return the charts of a history, without those that it has no numbers for."""
+    for number, row in enumerate(history, 1):
+        if not isinstance(row.get("step"), int | float):
+            raise InputError(f"history row {number} has no step; every row of metrics.jsonl needs a number there")
+    parts = sorted({name for row in history for name in row.get("losses") or {}})
+    quality = {kind: _points(history, "pq", kind, "pq") for kind in ("all", "things", "stuff")}
+    charts = [
+        _chart("Loss", {"total": _points(history, "loss")}, log=True),
+        _chart("Loss by part", {name: _points(history, "losses", name) for name in parts}, log=True),
+        _chart("PQ during training, %", {kind: [(s, 100 * v) for s, v in points] for kind, points in quality.items()}),
+        _chart("Learning rate", {"learning rate": _points(history, "lr")}),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _points(history: Iterable[Mapping[str, Any]], *keys: str) -> Points:
+    """Return the finite values of one quantity, found in each row by following the keys."""
+    pairs = [(float(row["step"]), _at(row, keys)) for row in history]
+    return sorted((step, float(value)) for step, value in pairs if value is not None and math.isfinite(value))
+
+
+def _at(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    value: Any = row
+    for key in keys:
+        value = (value or {}).get(key)
+    return value
+
+
+def _chart(title: str, lines: Mapping[str, Points], log: bool = False) -> Chart | None:
+    """Lay out a chart; `log` asks for a logarithmic axis where the values span much. None where there is no point."""
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return None
+    together = -(-max(len(points) for points in lines.values()) // _MOST_POINTS)
+    lines = {name: _means(points, together) for name, points in lines.items()}
+    steps = [step for points in lines.values() for step, _ in points]
+    values = [value for points in lines.values() for _, value in points]
+    log = log and min(values) > 0 and max(values) > 30 * min(values)
+    x_low, x_high = min(0.0, *steps), max(*steps, 1.0)
+    y_low, y_high, y_values = _log_axis(values) if log else _linear_axis(values)
+    scale_x = _scale(x_low, x_high, _LEFT, _RIGHT)
+    scale_y = _scale(math.log(y_low), math.log(y_high), _BOTTOM, _TOP) if log else _scale(y_low, y_high, _BOTTOM, _TOP)
+    place = [
+        (name, [(scale_x(s), scale_y(math.log(v) if log else v), s, v) for s, v in p]) for name, p in lines.items()
+    ]
+    notes = (["logarithmic"] if log else []) + ([f"each point is the mean of {together} rows"] if together > 1 else [])
+    return Chart(
+        title,
+        ", ".join(notes),
+        [_curve(name, placed) for name, placed in place],
+        [(scale_x(x), f"{x:,.0f}") for x in _ticks(x_low, x_high, least=1.0)],
+        [(scale_y(math.log(y) if log else y), f"{y:.4g}") for y in y_values],
+    )
+
+
+def _curve(name: str, placed: list[tuple[float, float, float, float]]) -> Curve:
+    dots = [(x, y, f"{name}: {value:.4g} at step {step:,.0f}") for x, y, step, value in placed]
+    return Curve(name, " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in placed), dots if len(dots) <= 40 else [])
+
+
+def _means(points: Points, together: int) -> Points:
+    """Return the mean of every so many points."""
+    groups = [points[i : i + together] for i in range(0, len(points), together)]
+    return [(sum(s for s, _ in g) / len(g), sum(v for _, v in g) / len(g)) for g in groups]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _linear_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Return an axis from 0 (or below) to a round number above the values: its ends and its ticks."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    high = high if high > low else low + 1.0
+    ticks = _ticks(low, high)
+    step = ticks[1] - ticks[0]
+    top = high if high <= ticks[-1] else ticks[-1] + step
+    return min(low, ticks[0]), top, [*ticks, top] if top > ticks[-1] else ticks
+
+
+def _log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Return a logarithmic axis around positive values: its ends and its ticks at powers of ten (1, 2, 5 if few)."""
+    low, high = min(values), max(values)
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(exponents) <= 3 else (1,)
+    ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
+    every = -(-len(ticks) // 8)
+    return low, high, [tick for tick in ticks if low <= tick <= high][::every]
+
+
+def _ticks(low: float, high: float, least: float = 0.0) -> list[float]:
+    """Return about five round numbers (1, 2 or 5 times a power of ten apart, at least `least`) from low to high."""
+    rough = max((high - low) / 5, least)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [number * step for number in range(first, last + 1)]

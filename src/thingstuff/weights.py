@@ -1,0 +1,156 @@
+"""Published weights: reading their files safely, renaming their keys to ours, fetching ImageNet backbones."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from thingstuff.backbones import BackboneConfig, ResNet
+from thingstuff.errors import InputError
+
+Rules = Sequence[tuple[str, str]]
+
+PANOPTIC_FCN_RULES: Rules = (
+    (r"backbone\.fpn_(lateral|output)(\d)\.(.*)", r"fpn.\1.\2.\3"),
+    (r"backbone\.top_block\.(p6|p7)\.(.*)", r"fpn.\1.\2"),
+    (r"backbone\.bottom_up\.stem\.conv1\.norm\.(.*)", r"backbone.bn1.\1"),
+    (r"backbone\.bottom_up\.stem\.conv1\.(.*)", r"backbone.conv1.\1"),
+    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.shortcut\.norm\.(.*)", r"backbone.layer{\1-1}.\2.downsample.1.\3"),
+    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.shortcut\.(.*)", r"backbone.layer{\1-1}.\2.downsample.0.\3"),
+    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.conv(\d)\.norm\.(.*)", r"backbone.layer{\1-1}.\2.bn\3.\4"),
+    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.conv(\d)\.(.*)", r"backbone.layer{\1-1}.\2.conv\3.\4"),
+    (r"semantic_fpn\.p(\d)\.(\d)\.norm\.(.*)", r"semantic_fpn.levels.\1.{\2/2}.norm.\3"),
+    (r"semantic_fpn\.p(\d)\.(\d)\.(.*)", r"semantic_fpn.levels.\1.{\2/2}.conv.\3"),
+    (r"position_head\.out_inst\.(.*)", r"position_head.centres.\1"),
+    (r"position_head\.out_sem\.(.*)", r"position_head.regions.\1"),
+    (r"kernel_head\.out_conv\.(.*)", r"kernel_head.out.\1"),
+    (r"(thing|stuff)_generator\.embed_extractor\.(.*)", r"\1_embedding.\2"),
+    (r"(?:position|kernel|encode)_head\.\w+_head_(\d)\.(.*)", r"blocks.{\1-1}.\2"),
+)
+"""From the authors' keys to ours; `{n-1}` and `{n/2}` are computed."""
+
+
+def renamed(key: str, rules: Rules) -> str | None:
+    """Return a key under the first rule that matches it whole, or None."""
+    for pattern, replacement in rules:
+        match = re.fullmatch(pattern, key)
+        if match:
+            text = match.expand(replacement)
+            text = re.sub(r"\{(\d+)-1\}", lambda m: str(int(m[1]) - 1), text)
+            return re.sub(r"\{(\d+)/2\}", lambda m: str(int(m[1]) // 2), text)
+    return None
+
+
+def panoptic_fcn_from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the authors' Panoptic FCN state dict (detectron2 keys) to ours.
+
+    Raises `InputError` naming the first keys that do not belong to such a model.
+    """
+    result, strange = {}, []
+    for key, tensor in state.items():
+        head, _, rest = key.partition(".")
+        if head in ("position_head", "kernel_head", "feature_encoder") and re.match(r"\w+\.\w+_head_\d", rest):
+            name = renamed(rest, PANOPTIC_FCN_RULES)
+            name = name and f"{head}.{_deformable(name)}"
+        else:
+            name = renamed(key, PANOPTIC_FCN_RULES)
+        if name is None:
+            strange.append(key)
+            continue
+        result[name] = tensor.flatten(1) if name.endswith("_embedding.weight") else tensor
+    if strange:
+        raise InputError(f"not Panoptic FCN's weights: unknown keys {', '.join(strange[:5])}")
+    return result
+
+
+def _deformable(name: str) -> str:
+    """Turn `blocks.0.dcnv2.norm.weight`, `blocks.0.norm.weight` and `blocks.0.weight` into ours."""
+    block, rest = name.split(".", 2)[:2], name.split(".", 2)[2]
+    for old, new in (
+        ("offset_mask_conv.", "conv.offset."),
+        ("dcnv2.norm.", "norm."),
+        ("dcnv2.", "conv."),
+        ("norm.", "norm."),
+    ):
+        if rest.startswith(old):
+            return ".".join([*block, new + rest[len(old) :]])
+    return ".".join([*block, f"conv.{rest}"])
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a `.safetensors` or `.pth` file of tensors (nothing pickled is executed: `weights_only`).
+
+    A dict under "model" or "state_dict" is unwrapped. Raises `InputError` naming the file for what is none.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights file")
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # noqa: BLE001 -- a broken file raises one of many kinds, all mean the same to its owner
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} cannot be read as weights ({reason}); give a .safetensors or .pth of tensors"
+        ) from None
+    for wrapper in ("model", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path} holds no state dict of tensors")
+    return state
+
+
+def imagenet_state(depth: int) -> dict[str, Tensor]:
+    """Fetch torchvision's ImageNet weights of a ResNet (cached by torch hub).
+
+    Raises `InputError` where they cannot be fetched, saying how to go on without.
+    """
+    import torchvision.models as tv
+
+    weights = tv.get_model_weights(f"resnet{depth}").IMAGENET1K_V1
+    try:
+        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"ImageNet weights of ResNet-{depth} could not be fetched from {weights.url} ({error}). "
+            "Go online once, or give a file (backbone.weights=resnet.pth), "
+            "or start from scratch (backbone.weights=none backbone.norm=group backbone.frozen_stages=0)"
+        ) from None
+    return state
+
+
+def load_backbone(backbone: ResNet, config: BackboneConfig) -> str:
+    """Load the first weights that the config names into a backbone and return what was done, for people."""
+    if config.weights == "none":
+        if config.norm == "frozen" or config.frozen_stages:
+            raise InputError(
+                "a backbone without weights cannot be frozen: with backbone.weights=none also set "
+                "backbone.norm=group (or batch) and backbone.frozen_stages=0"
+            )
+        return "backbone from scratch"
+    if config.weights == "imagenet":
+        state, source = imagenet_state(config.depth), "torchvision's ImageNet weights"
+    else:
+        state, source = read_state(Path(config.weights)), config.weights
+    state = {k: v for k, v in state.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
+    _load_strictly(backbone, state, f"ResNet-{config.depth} backbone from {source}")
+    return f"backbone from {source}"
+
+
+def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    ours = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
+    for problem, keys in (
+        ("lacks", sorted(ours.keys() - state.keys())),
+        ("has the unknown", sorted(state.keys() - ours.keys())),
+        ("has another shape in", sorted(k for k in ours.keys() & state.keys() if ours[k].shape != state[k].shape)),
+    ):
+        if keys:
+            raise InputError(f"{what} {problem} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}")
+    module.load_state_dict(state, strict=False)
