@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from thingstuff.errors import InputError
+from thingstuff.io import Size, read_picture
 from thingstuff.panoptic import Color, Panoptic, Segment
 
 Picture = str | Path | Image.Image | npt.NDArray[Any]
@@ -49,7 +50,7 @@ def overlay(panoptic: Panoptic, picture: Picture | None = None, alpha: float = 0
     if picture is None:
         below = Image.new("RGB", panoptic.size[::-1], (_BARE_GREY,) * 3)
     else:
-        below = _read_picture(picture, panoptic.size)
+        below = _upright_picture(picture, panoptic.size)
         drawn = np.array(Image.blend(below, Image.fromarray(drawn), alpha))
     _hatch_void(drawn, below, places)
     _draw_borders(drawn, places)
@@ -63,37 +64,26 @@ def colour_map(panoptic: Panoptic) -> UInt8[np.ndarray, "H W 3"]:
     return np.take(_color_table(panoptic), _places(panoptic), axis=0)
 
 
-def _read_picture(picture: Picture, size: tuple[int, int]) -> Image.Image:
-    """Return a picture as RGB, turned upright as its EXIF says; raises `InputError` unless it has the map's size."""
-    name = f"picture {picture}" if isinstance(picture, str | Path) else "the picture"
+def _upright_picture(picture: Picture, size: Size) -> Image.Image:
+    """Return a picture as upright 8-bit RGB; raises `InputError` unless it has the map's size."""
+    if isinstance(picture, str | Path):
+        return read_picture(picture, size)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise InputError(f"{name} is {picture.dtype} {list(picture.shape)}; give uint8 [height, width, 3] RGB")
+            raise InputError(f"the picture is {picture.dtype} {list(picture.shape)}; give uint8 [height, width, 3] RGB")
         image = Image.fromarray(picture)
-    elif isinstance(picture, Image.Image):
-        image = _upright_rgb(picture)
     else:
-        try:
-            with Image.open(picture) as opened:
-                image = _upright_rgb(opened)
-        except FileNotFoundError:
-            raise InputError(f"{name} does not exist; check the path") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"{name} cannot be read ({error}); give a whole picture file") from None
+        if picture.mode == "F" or picture.mode.startswith("I"):
+            raise InputError(f"the picture holds {picture.mode} values; give one with 8 bits a channel, or its file")
+        upright = ImageOps.exif_transpose(picture)
+        # a map may have been made for the picture as it lies in its file: `read_picture` decides the same way
+        image = picture if upright.size != size[::-1] == picture.size else upright
     if (image.height, image.width) != size:
         raise InputError(
-            f"{name} is {image.width} x {image.height} pixels, its map {size[1]} x {size[0]};"
+            f"the picture is {image.width} x {image.height} pixels, its map {size[1]} x {size[0]};"
             " give the picture that the map was made for, at its own size"
         )
-    return image
-
-
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    """Return any PIL image as upright 8-bit RGB."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16-bit grey: PIL would clip it to white
-        upright = Image.fromarray((np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    return upright.convert("RGB")
+    return image.convert("RGB")
 
 
 def _places(panoptic: Panoptic) -> Int[np.ndarray, "H W"]:
@@ -214,7 +204,7 @@ def _texts(panoptic: Panoptic, segment: Segment) -> list[str]:
 
 def _write_names(image: Image.Image, panoptic: Panoptic, places: Int[np.ndarray, "H W"]) -> None:
     """Write the names: things before stuff, large before small, none over another, none on what it would hide."""
-    font = _font(max(10, round(max(image.size) / 46)))
+    font = _font(max(11, round(max(image.size) / 42)))
     pad = max(2, image.width // 300)
     left, top, _, bottom = font.getbbox("Ag")
     areas = np.bincount(places.ravel(), minlength=len(panoptic.segments) + 1)

@@ -8,11 +8,11 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Integer
@@ -66,6 +66,37 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} is no UTF-8 text (byte {error.start}); give a JSON file saved as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); give a readable JSON file") from None
+
+
+def read_sections(path: Path, keys: Sequence[str]) -> list[list[Any]]:
+    """Return the lists that a COCO panoptic JSON holds under `keys`; raises `InputError` where one is missing."""
+    data = read_json(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path} is no COCO panoptic JSON: an object with {', '.join(keys)} was expected")
+    for key in keys:
+        if not isinstance(data.get(key), list):
+            state = "is no list" if key in data else "is missing"
+            raise InputError(f"{path}: '{key}' {state}; a COCO panoptic JSON has the lists {', '.join(keys)}")
+    return [data[key] for key in keys]
+
+
+class Kind(NamedTuple):
+    """What a field of the JSON must be, in words and as a check (`type`, not isinstance: True is no number)."""
+
+    name: str
+    holds: Callable[[Any], bool]
+
+
+def field_fault(entry: Any, expected: Mapping[str, Kind]) -> str | None:
+    """Say what is wrong with the first field that is missing or not of its kind."""
+    if not isinstance(entry, dict):
+        return f"{entry!r:.60} is no object; it needs {', '.join(expected)}"
+    for key, kind in expected.items():
+        if key not in entry:
+            return f"'{key}' is missing; add it"
+        if not kind.holds(entry[key]):
+            return f"{key} {entry[key]!r:.60} is not {kind.name}; correct it"
+    return None
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:
@@ -159,7 +190,7 @@ def write_coco_panoptic(
 ) -> Path:
     """Write `folder`/panoptic/<stem>.png and `folder`/panoptic.json for maps by stem; return the JSON's path.
 
-    `image_ids` and `file_names` (of the pictures) go by stem; where they are silent, ids count up from 1 and the name is
+    `image_ids` and `file_names` (of the pictures) go by stem; where they are silent, ids count up from 1, the name is
     <stem>.jpg. The JSON is written last: a run that is cut off leaves none that speaks of maps that are not there.
     Raises `InputError` where there is nothing to write, the maps have different categories, a stem is no file name,
     ids repeat, or files are there already and `overwrite` is not set.
@@ -202,7 +233,7 @@ def _png_size(path: Path, header: bytes) -> Size:
     width, height, depth, color = struct.unpack(">IIBB", header[16:26])
     if depth != 8 or color not in (2, 6):
         kind = f"{depth}-bit {_PNG_COLORS.get(color, 'unknown')}"
-        raise InputError(f"{path} is a {kind} PNG, which holds no segment ids; {remedy}")
+        raise InputError(f"{path} is a PNG of {kind}, which holds no segment ids; {remedy}")
     return height, width
 
 

@@ -3,11 +3,10 @@
 import base64
 import io
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +15,9 @@ from PIL import Image
 
 from thingstuff.drawing import overlay
 from thingstuff.errors import InputError
+from thingstuff.evaluation.pq import PQResult
+from thingstuff.io import atomic_write
 from thingstuff.panoptic import Categories, Panoptic
-
-if TYPE_CHECKING:
-    from thingstuff.evaluation.pq import PQResult
 
 Points = list[tuple[float, float]]
 """(step, value) by rising step."""
@@ -54,9 +52,9 @@ class RunReport:
     title: str
     command: str
     categories: Categories
-    history: "Sequence[Mapping[str, Any]]"
-    result: "PQResult"
-    baselines: "Mapping[str, PQResult]" = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]]
+    result: PQResult
+    baselines: Mapping[str, PQResult] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     config_yaml: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -74,22 +72,19 @@ def write_report(path: Path, report: RunReport) -> Path:
         .render(
             report=report,
             charts=_charts(report.history),
+            frame={"left": _LEFT, "right": _RIGHT, "bottom": _BOTTOM},
             rows=[("this model", report.result), *report.baselines.items()],
             examples=_drawn_examples(report.examples),
         )
     )
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(page, encoding="utf-8", newline="\n")
-        os.replace(aside, path)
+        atomic_write(path, page)
     except OSError as error:
         raise InputError(
             f"{path}: the report cannot be written ({error}); give a file in a folder with room"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
     return path
 
 
@@ -218,7 +213,7 @@ class Chart:
     y_ticks: list[tuple[float, str]]
 
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 428, 10, 208
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 428.0, 10.0, 208.0
 
 
 def _charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:
@@ -306,10 +301,11 @@ def _log_axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Return a logarithmic axis around positive values: its ends and its ticks at powers of ten (1, 2, 5 if few)."""
     low, high = min(values), max(values)
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if len(exponents) <= 3 else (1,)
-    ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
-    every = -(-len(ticks) // 8)
-    return low, high, [tick for tick in ticks if low <= tick <= high][::every]
+    fine, coarse = (
+        [tick for e in exponents for factor in factors if low <= (tick := factor * 10.0**e) <= high]
+        for factors in ((1, 2, 5), (1,))
+    )
+    return low, high, fine if len(fine) <= 8 else coarse[:: -(-len(coarse) // 8)]
 
 
 def _ticks(low: float, high: float, least: float = 0.0) -> list[float]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from thingstuff.errors import InputError
 from thingstuff.panoptic import Categories, Panoptic
+from thingstuff.sizes import resized_size
 from thingstuff.structures import Images, Segments, Size, Target
 
 Picture = npt.NDArray[np.uint8]
@@ -47,18 +48,6 @@ class ModelConfig(BaseModel):
 
     preprocess: PreprocessConfig = PreprocessConfig()
     """Size rule, normalisation, padding."""
-
-
-def resized_size(size: Size, short_side: int, max_side: int) -> Size:
-    """Return the (height, width) whose short side is `short_side`, or whose long side is `max_side` if that is less.
-
-    Each side is rounded by int(x + 0.5), as detectron2 does.
-    """
-    height, width = size
-    scale = short_side / min(height, width)
-    if max(height, width) * scale > max_side:
-        scale = max_side / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def resize_picture(picture: Picture, size: Size) -> Picture:
@@ -144,7 +133,9 @@ class PanopticModel(nn.Module, ABC):
         return Images(torch.stack(rows), sizes, tuple(original) if original else sizes)
 
     @overload
-    def predict(self, pictures: "str | Path | Image.Image | Picture", batch_size: int = ...) -> Panoptic: ...
+    def predict(  # type: ignore[overload-overlap]
+        self, pictures: "str | Path | Image.Image | Picture", batch_size: int = ...
+    ) -> Panoptic: ...
     @overload
     def predict(
         self,

@@ -124,6 +124,11 @@ class PanopticFCNOutput:
     kernels: tuple[Float[Tensor, "B K _h _w"], ...]
     feature: Float[Tensor, "B E H W"]
 
+    def float(self) -> "PanopticFCNOutput":
+        """Return it in fp32, for sums over many pixels."""
+        centres, regions, kernels = (tuple(t.float() for t in m) for m in (self.centres, self.regions, self.kernels))
+        return PanopticFCNOutput(centres, regions, kernels, self.feature.float())
+
 
 def _blocks(inputs: int, channels: int, count: int, *, norm: bool = True, deformable: bool = False) -> nn.Sequential:
     blocks = [
@@ -227,6 +232,7 @@ class PanopticFCN(PanopticModel):
 
     def loss(self, output: PanopticFCNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Return the position losses (focal) and mask losses (DICE) of things and stuff (section 3.3)."""
+        output = output.float()
         canvas = (output.feature.shape[-2] * 4, output.feature.shape[-1] * 4)
         masks = mask_targets(targets, self.categories, canvas, self.target_settings)
         shapes = [_shape(c) for c in output.centres]
@@ -246,9 +252,9 @@ class PanopticFCN(PanopticModel):
         alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
         things, stuff = [], []
         for centres, regions, level in zip(output.centres, output.regions, levels, strict=True):
-            loss = sigmoid_focal_loss(centres.float(), level.centres, alpha, gamma)
+            loss = sigmoid_focal_loss(centres, level.centres, alpha, gamma)
             things.append((loss * level.valid_centres).sum())
-            loss = sigmoid_focal_loss(regions.float(), level.regions, alpha, gamma) * level.valid[:, None]
+            loss = sigmoid_focal_loss(regions, level.regions, alpha, gamma) * level.valid[:, None]
             cells = level.valid.flatten(1).sum(1).clamp(min=1)
             stuff.append((loss.flatten(2).sum(2) / cells[:, None]).sum())
         return torch.stack(things).sum(), torch.stack(stuff).sum()
@@ -256,16 +262,16 @@ class PanopticFCN(PanopticModel):
     def _thing_mask_loss(self, output: PanopticFCNOutput, masks: MaskTargets, levels: list[LevelTargets]) -> Tensor:
         """Weighted DICE, summed over (instance, level) pairs; each pair's kernels come from its best positions."""
         chosen = [
-            positive_kernels(centres.float(), kernels, masks, level, self.config.positives)
+            positive_kernels(centres, kernels, masks, level, self.config.positives)
             for centres, kernels, level in zip(output.centres, output.kernels, levels, strict=True)
         ]
         losses = []
         for b, things in enumerate(masks.things):
-            feature = output.feature[b].flatten(1).float()
+            feature = output.feature[b].flatten(1)
             valid = masks.valid[b].flatten()
             for (guidance, vectors), level in zip(chosen, levels, strict=True):
                 rows = (level.picture == b).nonzero()[:, 0]
-                kernels = self.thing_embedding(vectors[rows]).float()
+                kernels = self.thing_embedding(vectors[rows])
                 p = (kernels @ feature).sigmoid() * valid  # [P, k, H W]
                 target = things[level.instance[rows]].flatten(1) * valid
                 losses.append(weighted_dice_loss(p, target, guidance[rows]).sum())
@@ -275,13 +281,13 @@ class PanopticFCN(PanopticModel):
         """DICE, averaged over the (region class, level) pairs that are present in a picture."""
         losses, count = [], 0
         for b in range(len(masks.things)):
-            feature = output.feature[b].flatten(1).float()
+            feature = output.feature[b].flatten(1)
             valid = masks.valid[b].flatten()
             for kernels, level in zip(output.kernels, levels, strict=True):
                 present = level.regions[b].flatten(1).any(1).nonzero()[:, 0]
                 count += len(present)
-                vectors = pooled((level.regions[b, present] > 0).float(), kernels[b].float())
-                p = (self.stuff_embedding(vectors).float() @ feature).sigmoid() * valid  # [S, H W]
+                vectors = pooled((level.regions[b, present] > 0).float(), kernels[b])
+                p = (self.stuff_embedding(vectors) @ feature).sigmoid() * valid  # [S, H W]
                 losses.append(dice_loss(p, masks.regions[b, present].flatten(1) * valid).sum())
         return torch.stack(losses).sum() / count_over_processes(count, masks.valid.device)
 
@@ -289,11 +295,12 @@ class PanopticFCN(PanopticModel):
 
     def segments(self, output: PanopticFCNOutput, images: Images) -> list[Segments]:
         """Return each picture's things by falling score, then its stuff by ascending label, `VOID` (some thing) first."""
+        output = output.float()
         return [self._picture_segments(output, images, b) for b in range(len(images))]
 
     def _picture_segments(self, output: PanopticFCNOutput, images: Images, b: int) -> Segments:
         things, stuff = self.kernels(output, b)
-        feature = output.feature[b].float()
+        feature = output.feature[b]
         E, H, W = feature.shape
         masks = (torch.cat([things.vectors, stuff.vectors]) @ feature.view(E, -1)).sigmoid().view(-1, H, W)
         of_things, of_stuff = masks[: len(things.labels)], masks[len(things.labels) :]
@@ -313,24 +320,22 @@ class PanopticFCN(PanopticModel):
         c = self.config
         things, stuff = concatenate(self.thing_candidates(output, b)), concatenate(self.stuff_candidates(output, b))
         things = things.pick(things.scores.argsort(descending=True, stable=True))
-        things = Kernels(self.thing_embedding(things.vectors).float(), things.labels, things.scores)
-        stuff = Kernels(self.stuff_embedding(stuff.vectors).float(), stuff.labels, stuff.scores)
+        things = Kernels(self.thing_embedding(things.vectors), things.labels, things.scores)
+        stuff = Kernels(self.stuff_embedding(stuff.vectors), stuff.labels, stuff.scores)
         return fuse_things(things, c.similarity, c.class_aware), fuse_stuff(stuff)
 
     def thing_candidates(self, output: PanopticFCNOutput, b: int) -> list[Kernels]:
         """Return the kernels at one picture's object centres, a list entry per level."""
         c = self.config
         return [
-            thing_peaks(
-                centres[b].float(), kernels[b].float(), 3 if level < 6 else 5, c.candidates // 2, c.thing_threshold
-            )
+            thing_peaks(centres[b], kernels[b], 3 if level < 6 else 5, c.candidates // 2, c.thing_threshold)
             for level, centres, kernels in zip(LEVELS, output.centres, output.kernels, strict=True)
         ]
 
     def stuff_candidates(self, output: PanopticFCNOutput, b: int) -> list[Kernels]:
         """Return the kernels of one picture's stuff regions, a list entry per level."""
         return [
-            stuff_regions(regions[b].float(), kernels[b].float(), self.config.stuff_threshold)
+            stuff_regions(regions[b], kernels[b], self.config.stuff_threshold)
             for regions, kernels in zip(output.regions, output.kernels, strict=True)
         ]
 

@@ -1,0 +1,221 @@
+"""The `thingstuff` command: every subcommand is one library function."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from thingstuff.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from thingstuff.evaluation.pq import PQResult
+
+app = typer.Typer(
+    help="Panoptic segmentation: train on your own pictures, measure, predict.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+DEMO_FOLDER = Path("thingstuff-demo")
+
+
+def main() -> None:
+    """Run the command; what a user can mend is one message and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+
+
+def _fail(message: str) -> None:
+    print(f"thingstuff: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    from thingstuff.runs import is_main_process
+
+    return Console(quiet=not is_main_process())
+
+
+def _version(value: bool) -> None:
+    if value:
+        from thingstuff import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Panoptic segmentation: train on your own pictures, measure, predict."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for pictures and run.")] = DEMO_FOLDER,
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures to learn from.")] = 400,
+    val_pictures: Annotated[int, typer.Option(min=1, help="Pictures to score on.")] = 60,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 600,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in the folder.")] = False,
+) -> None:
+    """Make pictures, train on them, measure, and write a report: the main job, offline, in minutes."""
+    from thingstuff.demo import DemoSize, run_demo
+
+    console = _console()
+    with _resumable(out / "run"):
+        run = run_demo(out, DemoSize(pictures, val_pictures, steps), overwrite=overwrite, console=console)
+    _say(console, f"report: {run.report}")
+    target = shlex.join([str(out / "data" / "val"), "--weights", str(run.folder), "--out", str(out / "predictions")])
+    _say(console, f"next:   thingstuff predict {target}")
+
+
+@app.command()
+def train(
+    data: Annotated[str | None, typer.Argument(help="Data folder or YAML (not needed with --resume).")] = None,
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=2000 optim.lr=1e-4")] = None,
+    model: Annotated[str, typer.Option(help="A model's name.")] = "panoptic-fcn-r50",
+    out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/a"),
+    recipe: Annotated[str | None, typer.Option(help="Training recipe by name.")] = None,
+    val_split: Annotated[str, typer.Option(help="Split to score on, 'none' for none.")] = "val",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the run's last checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
+) -> None:
+    """Train a model on labelled pictures and write a run folder with weights, metrics and a report."""
+    from thingstuff.config import changed, parse_overrides
+    from thingstuff.display import TrainingDisplay
+    from thingstuff.runs import make_config, read_config, train_run
+
+    changes = parse_overrides([*([data] if data and "=" in data else []), *(settings or [])])
+    folder = data if data and "=" not in data else None
+    console = _console()
+    if resume:
+        config = read_config(out)
+        config = config.model_copy(update={"train": changed(config.train, changes, "training")})
+    elif folder is None:
+        raise InputError("which data? Give its folder: thingstuff train DATA --model NAME --out FOLDER")
+    else:
+        config = make_config(folder, model, changes, recipe, None if val_split == "none" else val_split)
+    with _resumable(out), TrainingDisplay(console) as display:
+        run = train_run(
+            config, out, resume=resume, overwrite=overwrite, listener=display, say=lambda text: _say(console, text)
+        )
+    if run.result is not None:
+        console.print(run.result.table())
+    _say(console, f"report: {run.report}")
+    _say(console, f"next:   thingstuff predict PICTURES --weights {shlex.quote(str(out))} --out predictions")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[str | None, typer.Argument(help="Data folder or YAML, with --weights.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Run folder or checkpoint.")] = None,
+    split: Annotated[str, typer.Option(help="Split to score on.")] = "val",
+    gt: Annotated[Path | None, typer.Option(help="Ground truth JSON (COCO panoptic), without a model.")] = None,
+    pred: Annotated[Path | None, typer.Option(help="Predictions JSON (COCO panoptic).")] = None,
+    gt_folder: Annotated[Path | None, typer.Option(help="Ground truth PNGs, if not beside the JSON.")] = None,
+    pred_folder: Annotated[Path | None, typer.Option(help="Predicted PNGs, if not beside the JSON.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,
+    like_panopticapi: Annotated[
+        bool, typer.Option("--like-panopticapi", help="Take what panopticapi takes silently.")
+    ] = False,
+) -> None:
+    """Measure PQ: a model on a split of labelled pictures, or prediction files against ground truth files."""
+    from rich.console import Console
+
+    console = Console()
+    from_files = gt is not None and pred is not None
+    from_model = data is not None and weights is not None
+    if from_files == from_model:
+        raise InputError("give either DATA --weights RUN (a model) or --gt FILE --pred FILE (files)")
+    if from_files:
+        result = _evaluate_files(console, gt, pred, gt_folder, pred_folder, like_panopticapi)
+    else:
+        result = _evaluate_model(console, data, weights, split)
+    console.print(result.table(per_class=per_class))
+    if json is not None:
+        _write_result(json, result)
+
+
+def _evaluate_files(console: "Console", gt: Any, pred: Any, gt_folder: Any, pred_folder: Any, like: bool) -> "PQResult":
+    from thingstuff.display import counting
+    from thingstuff.evaluation.pq import evaluate as evaluate_files
+
+    with counting(console, "comparing") as progress:
+        return evaluate_files(gt, pred, gt_folder, pred_folder, like_panopticapi=like, progress=progress)
+
+
+def _evaluate_model(console: "Console", data: Any, weights: Any, split: str) -> "PQResult":
+    from thingstuff.display import counting
+    from thingstuff.runs import evaluate_run
+
+    with counting(console, "predicting") as progress:
+        return evaluate_run(weights, data, split, progress=progress)
+
+
+def _write_result(path: Path, result: "PQResult") -> None:
+    import json as json_module
+
+    from thingstuff.io import atomic_write
+
+    if path.exists():
+        raise InputError(f"{path} is there already; give another --json file")
+    atomic_write(path, json_module.dumps(result.to_json(), indent=1))
+
+
+@app.command()
+def predict(
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    weights: Annotated[Path, typer.Option(help="Run folder or checkpoint.")],
+    out: Annotated[Path, typer.Option(help="Folder for maps, JSON and overlays.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier predictions in the folder.")] = False,
+) -> None:
+    """Segment pictures: COCO panoptic PNGs and JSON, and overlays to look at."""
+    from thingstuff.display import counting
+    from thingstuff.runs import find_pictures, predict_pictures
+
+    console = _console()
+    files = find_pictures(pictures)
+    from thingstuff.checkpoint import load
+
+    with counting(console, "predicting") as progress:
+        written = predict_pictures(load(weights), files, out, overwrite=overwrite, progress=progress)
+    _say(console, f"{len(files)} pictures -> {written} and {out / 'overlays'}")
+
+
+class _resumable:  # noqa: N801 -- reads as a statement
+    """Turn a training that was stopped into a word on how to go on and exit code 130."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        from thingstuff.training import Interrupted
+
+        if isinstance(error, Interrupted):
+            print(f"{error}; go on with: thingstuff train --resume --out {shlex.quote(str(self.out))}", file=sys.stderr)
+            raise SystemExit(130) from None
+
+
+def _say(console: "Console", text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

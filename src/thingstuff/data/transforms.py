@@ -1,0 +1,90 @@
+"""Augmentation of a picture and its id map; masks, boxes and which objects survive are derived once at the end."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageEnhance
+from pydantic import BaseModel, ConfigDict, Field
+
+from thingstuff.boxes import boxes_of_masks
+from thingstuff.sizes import resized_size
+from thingstuff.structures import Target
+
+Ids = npt.NDArray[np.int32]
+Pixels = npt.NDArray[np.uint8]
+
+
+class AugmentConfig(BaseModel):
+    """What happens to a training picture, in this order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    short_sides: tuple[int, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
+    """The shorter side is resized to one of these ..."""
+    max_side: int = Field(default=1333, ge=32)
+    """... unless the longer one would exceed this."""
+    crop: tuple[int, int] | None = None
+    """Height and width of a random crop, where the picture is larger; null for none."""
+    flip: float = Field(default=0.5, ge=0, le=1)
+    """Chance of a horizontal flip."""
+    color: float = Field(default=0.0, ge=0, lt=1)
+    """Brightness, contrast and saturation are each scaled by 1 - color to 1 + color."""
+
+
+def resize(picture: Pixels, ids: Ids, size: tuple[int, int]) -> tuple[Pixels, Ids]:
+    """Resize a picture (bilinear) and its id map (nearest) to (height, width)."""
+    if ids.shape == size:
+        return picture, ids
+    swapped = (size[1], size[0])
+    return (
+        np.asarray(Image.fromarray(picture).resize(swapped, Image.Resampling.BILINEAR)),
+        np.asarray(Image.fromarray(ids, mode=None).resize(swapped, Image.Resampling.NEAREST)),
+    )
+
+
+def augment(picture: Pixels, ids: Ids, config: AugmentConfig, random: np.random.Generator) -> tuple[Pixels, Ids]:
+    """Return a randomly resized, cropped, flipped and coloured picture [h, w, 3] and its id map [h, w]."""
+    short_side = int(random.choice(config.short_sides))
+    picture, ids = resize(picture, ids, resized_size(ids.shape, short_side, config.max_side))
+    if config.crop is not None:
+        top, left = (
+            int(random.integers(0, max(0, have - want) + 1)) for have, want in zip(ids.shape, config.crop, strict=True)
+        )
+        window = (slice(top, top + config.crop[0]), slice(left, left + config.crop[1]))
+        picture, ids = picture[window], ids[window]
+    if random.random() < config.flip:
+        picture, ids = picture[:, ::-1], ids[:, ::-1]
+    if config.color:
+        picture = _recolored(picture, random.uniform(1 - config.color, 1 + config.color, 3))
+    return np.ascontiguousarray(picture), np.ascontiguousarray(ids)
+
+
+def _recolored(picture: Pixels, factors: npt.NDArray[np.float64]) -> Pixels:
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    for enhance, factor in zip(
+        (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color), factors, strict=True
+    ):
+        image = enhance(image).enhance(float(factor))
+    return np.asarray(image)
+
+
+def target_of(
+    ids: Ids, wanted: Sequence[int], labels: Sequence[int], crowd: Sequence[bool], device: torch.device | str = "cpu"
+) -> Target:
+    """Derive a target from an id map [h, w]; segments that lost all their pixels are left out.
+
+    `wanted`, `labels` and `crowd` run over the picture's segments.
+    """
+    present = np.isin(np.asarray(wanted, dtype=np.int64), np.unique(ids)) if len(wanted) else np.zeros(0, dtype=bool)
+    map_ = torch.tensor(ids).to(device, non_blocking=True)
+    values = torch.tensor(np.asarray(wanted, dtype=np.int32)[present], device=device)
+    masks = map_[None] == values[:, None, None]
+    return Target(
+        masks=masks,
+        labels=torch.tensor(np.asarray(labels, dtype=np.int64)[present], device=device),
+        boxes_xyxy=boxes_of_masks(masks),
+        crowd=torch.tensor(np.asarray(crowd, dtype=bool)[present], device=device),
+        unlabelled=~masks.any(0),
+    )

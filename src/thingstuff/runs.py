@@ -1,0 +1,316 @@
+"""Run folders: what `thingstuff train`, `evaluate` and `predict` do, as functions.
+
+A run folder holds config.yaml (enough to run it again), metrics.jsonl, best.safetensors and last.safetensors, result.json,
+overlays/ and report.html.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
+
+from thingstuff import checkpoint
+from thingstuff.config import changed, check_keys, dotted_keys, validated
+from thingstuff.data.coco import CocoPanoptic
+from thingstuff.errors import InputError
+from thingstuff.evaluation.pq import PQAccumulator, PQResult, PictureMatches
+from thingstuff.io import atomic_write, read_picture
+from thingstuff.models import create, find
+from thingstuff.models.base import ModelConfig, PanopticModel
+from thingstuff.models.panoptic_fcn import PanopticFCN
+from thingstuff.panoptic import Panoptic
+from thingstuff.recipes import RECIPES
+from thingstuff.report import Example, RunReport, write_report
+from thingstuff.training import Listener, TrainConfig, evaluate_model, fit
+from thingstuff.weights import load_backbone
+
+CONFIG, METRICS, RESULT, REPORT, OVERLAYS = "config.yaml", "metrics.jsonl", "result.json", "report.html", "overlays"
+OWN_FILES = (CONFIG, METRICS, RESULT, REPORT, f"best{checkpoint.SUFFIX}", f"last{checkpoint.SUFFIX}")
+EXAMPLES = 12
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+class RunConfig(BaseModel):
+    """All that makes a run; config.yaml holds it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str
+    """Data folder or YAML file."""
+    train_split: str = "train"
+    """Split to learn from."""
+    val_split: str | None = "val"
+    """Split to score on; null for none."""
+    model_name: str
+    """A name in MODELS."""
+    model: SerializeAsAny[ModelConfig]
+    """The model's settings."""
+    train: TrainConfig
+    """The training's settings."""
+
+
+def make_config(
+    data: str, model_name: str, changes: Mapping[str, Any], recipe: str | None = None, val_split: str | None = "val"
+) -> RunConfig:
+    """Build a run's config from a model's preset and a recipe, changed by dotted keys of either.
+
+    Without `recipe` it is `scratch` for a model without pretrained weights, else `fine-tune`. Raises `InputError` for unknown names,
+    keys and values.
+    """
+    preset, _ = find(model_name)
+    if recipe is not None and recipe not in RECIPES:
+        raise InputError(f"unknown recipe {recipe!r}; known are {', '.join(RECIPES)}")
+    of_model, of_training = _sorted_changes(preset, changes)
+    model = changed(preset, of_model)
+    if recipe is None:
+        recipe = "scratch" if "backbone.weights" in dotted_keys(model) and _from_scratch(model) else "fine-tune"
+    train = changed(RECIPES[recipe](), of_training, "training")
+    return RunConfig(data=data, model_name=model_name, model=model, train=train, val_split=val_split)
+
+
+def _from_scratch(model: ModelConfig) -> bool:
+    return bool(model.model_dump()["backbone"]["weights"] == "none")
+
+
+def _sorted_changes(model: ModelConfig, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tell the model's settings (with or without `model.` before them) from the training's."""
+    training_keys, model_keys = dotted_keys(TrainConfig()), dotted_keys(model)
+    check_keys(changes, [*training_keys, *model_keys, *(f"model.{k}" for k in model_keys)], "model or training")
+    of_model, of_training = {}, {}
+    for key, value in changes.items():
+        if key in training_keys:
+            of_training[key] = value
+        else:
+            of_model[key.removeprefix("model.")] = value
+    return of_model, of_training
+
+
+def read_config(run: Path) -> RunConfig:
+    """Read a run folder's config.yaml. Raises `InputError` where it is missing or wrong."""
+    path = run / CONFIG
+    if not path.is_file():
+        raise InputError(f"{path} is not there: {run} is no run to go on with; leave out --resume to start one")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        preset, _ = find(values["model_name"])
+        model = validated(type(preset), values["model"], f"{path}: model")
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error!r}); restore it, or start a new run in another folder"
+        ) from None
+    config = validated(RunConfig, {**values, "model": model.model_dump()}, str(path))
+    return config.model_copy(update={"model": model})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, its report, and how the best weights score (None without a val split)."""
+
+    folder: Path
+    report: Path
+    result: PQResult | None
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a report shows besides the run itself."""
+
+    title: str = "thingstuff run"
+    baselines: Mapping[str, PQResult] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_main_process() -> bool:
+    """Tell whether this is the first of the processes that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def train_run(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    extras: Extras | None = None,
+) -> RunResult:
+    """Train as a config says, in a run folder, and report how the best weights do on the val split.
+
+    Raises `InputError` for bad data or settings before anything is written, and for a folder that is in use (without `overwrite` or
+    `resume`).
+    """
+    train = CocoPanoptic.open(config.data, config.train_split)
+    val = CocoPanoptic.open(config.data, config.val_split) if config.val_split else None
+    for split in (train, val):
+        if split is not None:
+            split.check_files()
+    if val is not None and val.categories != train.categories:
+        raise InputError(
+            f"{val.paths.json}: its categories are not those of {train.paths.json}; both splits need the same"
+        )
+    torch.manual_seed(config.train.seed)
+    model = create(config.model_name, train.categories, config.model)
+    if isinstance(model, PanopticFCN) and not (resume and (out / f"last{checkpoint.SUFFIX}").exists()):
+        say(load_backbone(model.backbone, model.config.backbone))
+    if is_main_process():
+        _claim(out, resume, overwrite)
+        atomic_write(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    fit(model, train, val, config.train, out, resume=resume, listener=listener)
+    if not is_main_process():
+        return RunResult(out, out / REPORT, None)
+    return finish_run(config, out, val, extras or Extras(), listener)
+
+
+def _claim(out: Path, resume: bool, overwrite: bool) -> None:
+    """Make the run folder, or refuse one that holds anything; only a run's own files are ever replaced."""
+    if resume:
+        return
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder for the run")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise InputError(f"{out} is not empty; give another --out, --resume to go on with it, or --overwrite")
+        for name in OWN_FILES:
+            (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def finish_run(
+    config: RunConfig, out: Path, val: CocoPanoptic | None, extras: Extras, listener: Listener | None = None
+) -> RunResult:
+    """Score the best weights on the val split and write result.json, overlays/ and report.html."""
+    history = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
+    empty = PQResult.of([], 0)
+    result, examples = (None, [])
+    model = checkpoint.load(out)
+    if val is not None:
+        score = evaluate_model(model, val, progress=listener.evaluating if listener else None)
+        result = score.result()
+        atomic_write(out / RESULT, json.dumps(result.to_json(), indent=1))
+        examples = _examples(model, val, score)
+        _write_overlays(out / OVERLAYS, examples)
+    command = f"thingstuff train {shlex.quote(config.data)} --model {config.model_name} --out {shlex.quote(str(out))}"
+    report = RunReport(
+        title=extras.title,
+        command=command,
+        categories=model.categories,
+        history=history,
+        result=result or empty,
+        baselines=extras.baselines,
+        examples=examples,
+        config_yaml=(out / CONFIG).read_text(encoding="utf-8"),
+        notes=extras.notes,
+    )
+    return RunResult(out, write_report(out / REPORT, report), result)
+
+
+def _examples(model: PanopticModel, val: CocoPanoptic, score: PQAccumulator) -> list[Example]:
+    """Return pictures spread evenly over the split."""
+    chosen = np.linspace(0, len(val) - 1, min(EXAMPLES, len(val))).round().astype(int).tolist() if len(val) else []
+    pictures = [val.picture(i) for i in chosen]
+    examples = []
+    for index, picture, prediction in zip(chosen, pictures, model.predict(pictures), strict=True):
+        record = val.records[index]
+        pq = picture_pq(score.per_picture[record.image_id])
+        examples.append(Example(record.file_name, picture, val.panoptic(index), prediction, pq))
+    return examples
+
+
+def picture_pq(matches: PictureMatches) -> float | None:
+    """Return one picture's PQ over its segments, all classes together; None where it has none."""
+    total = len(matches.matched) + 0.5 * (len(matches.missed) + len(matches.false))
+    return sum(m.iou for m in matches.matched) / total if total else None
+
+
+def _write_overlays(folder: Path, examples: Sequence[Example]) -> None:
+    folder.mkdir(exist_ok=True)
+    for example in examples:
+        example.prediction.draw(example.picture).save(folder / f"{Path(example.name).stem}.jpg", quality=90)
+
+
+# ---- predicting
+
+
+def find_pictures(paths: Sequence[Path]) -> list[Path]:
+    """Return the picture files among paths, those of folders sorted by name.
+
+    Raises `InputError` for a path that is not there and a folder without pictures.
+    """
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise InputError(f"{path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
+            found.extend(inside)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise InputError(f"{path}: no such picture or folder")
+    return found
+
+
+def predict_pictures(
+    model: PanopticModel,
+    pictures: Sequence[Path],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write out/panoptic/*.png, out/panoptic.json (COCO panoptic) and out/overlays/*.jpg; return the JSON's path.
+
+    Every picture is opened first, so that a broken one is told before work begins. Raises `InputError` for broken pictures, two
+    pictures of one name, and an output folder that is in use.
+    """
+    from thingstuff.io import CocoPanopticWriter
+
+    _check_output(out, overwrite)
+    _check_pictures(pictures)
+    writer = CocoPanopticWriter(out, model.categories, overwrite=overwrite)
+    overlays = out / OVERLAYS
+    overlays.mkdir(parents=True, exist_ok=True)
+    chunk = 32
+    for begin in range(0, len(pictures), chunk):
+        share = pictures[begin : begin + chunk]
+        for path, panoptic in zip(share, model.predict(share), strict=True):
+            writer.add(path.stem, panoptic, file_name=path.name)
+            panoptic.draw(path).save(overlays / f"{path.stem}.jpg", quality=90)
+        if progress:
+            progress(begin + len(share), len(pictures))
+    return writer.close()
+
+
+def _check_output(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder for the predictions")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise InputError(f"{out} is not empty; give another --out, or --overwrite")
+
+
+def _check_pictures(pictures: Sequence[Path]) -> None:
+    stems: dict[str, Path] = {}
+    for path in pictures:
+        twin = stems.setdefault(path.stem.casefold(), path)
+        if twin is not path:
+            raise InputError(f"{twin} and {path} would write the same files; rename one or predict them apart")
+        read_picture(path)
+
+
+def evaluate_run(
+    weights: Path, data: str, split: str, progress: Callable[[int, int], None] | None = None
+) -> tuple[PQResult, dict[str, Panoptic]]:
+    """Score a checkpoint on a split of a data set."""
+    dataset = CocoPanoptic.open(data, split)
+    dataset.check_files()
+    model = checkpoint.load(weights)
+    return evaluate_model(model, dataset, progress=progress).result(), {}

@@ -1,0 +1,413 @@
+"""Training: one visible loop that logs, evaluates, saves, and goes on where it stopped."""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from thingstuff import checkpoint
+from thingstuff.checkpoint import TrainingState
+from thingstuff.data.coco import CocoPanoptic
+from thingstuff.data.loading import Batch, training_batches
+from thingstuff.data.transforms import AugmentConfig
+from thingstuff.errors import InputError
+from thingstuff.evaluation.pq import PQAccumulator, PQResult
+from thingstuff.models.base import PanopticModel
+from thingstuff.optim import OptimConfig, clip_gradients, learning_rate, optimizer, set_learning_rate
+from thingstuff.structures import Images, Target
+
+
+class TrainConfig(BaseModel):
+    """How a model is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = Field(default=4000, ge=1)
+    """Updates of the weights."""
+    batch_size: int = Field(default=4, ge=1)
+    """Pictures of a step, of each process."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients are averaged to one update."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision of the forward pass; `no` is fp32."""
+    seed: int = Field(default=0, ge=0)
+    """Decides first weights, order and augmentation."""
+    workers: int = Field(default=2, ge=0)
+    """Processes that read and augment pictures; 0 does it in the training process."""
+    evaluate_every: int = Field(default=500, ge=1)
+    """Steps between evaluations on the val split; there is one at the end."""
+    save_every: int = Field(default=200, ge=1)
+    """Steps between checkpoints: what a kill can cost."""
+    optim: OptimConfig = OptimConfig()
+    """How weights are updated."""
+    augment: AugmentConfig = AugmentConfig()
+    """What happens to training pictures."""
+
+
+class Listener(Protocol):
+    """What `fit` tells while it works; a display implements it."""
+
+    def start(self, step: int, steps: int) -> None:
+        """Training begins at `step`."""
+
+    def step(self, record: dict[str, Any]) -> None:
+        """A step is done; the record is a row of metrics.jsonl."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """So many val pictures are predicted."""
+
+    def evaluated(self, step: int, result: PQResult) -> None:
+        """The val split is scored."""
+
+
+class Silence:
+    """A listener that shows nothing."""
+
+    def start(self, step: int, steps: int) -> None:
+        """Show nothing."""
+
+    def step(self, record: dict[str, Any]) -> None:
+        """Show nothing."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show nothing."""
+
+    def evaluated(self, step: int, result: PQResult) -> None:
+        """Show nothing."""
+
+
+class Interrupted(Exception):  # noqa: N818 -- no error: the user asked for it
+    """Ctrl-C or a request to end: the run is saved at `step`."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped and saved at step {step}")
+        self.step = step
+
+
+class NonFiniteLossError(InputError):
+    """A loss became NaN or infinite; the message names the step, the term and the pictures."""
+
+
+class TrainStep(nn.Module):
+    """Model and loss as one module, for data-parallel training; the loss is computed in fp32."""
+
+    def __init__(self, model: PanopticModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Images, targets: Sequence[Target]) -> dict[str, Tensor]:
+        output = self.model(images)
+        with torch.autocast(images.pixels.device.type, enabled=False):
+            return self.model.loss(output, targets)
+
+
+@dataclass
+class _Run:
+    """What the loop's parts share."""
+
+    accelerator: Accelerator
+    model: PanopticModel
+    config: TrainConfig
+    out: Path
+    listener: Listener
+    best: float = -1.0
+    seconds: float = 0.0
+
+    @property
+    def last(self) -> Path:
+        return self.out / f"last{checkpoint.SUFFIX}"
+
+    @property
+    def metrics(self) -> Path:
+        return self.out / "metrics.jsonl"
+
+    def log(self, record: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Return accelerate's view of the devices, processes and precision; the CPU where there is no accelerator."""
+    has_device = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return Accelerator(
+        cpu=not has_device, mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate
+    )
+
+
+def fit(
+    model: PanopticModel,
+    train: CocoPanoptic,
+    val: CocoPanoptic | None,
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> PQResult | None:
+    """Train a model and write metrics.jsonl, last.safetensors and (by PQ on val) best.safetensors into the folder `out`.
+
+    With `resume` a run goes on after its last checkpoint as if it had never stopped. Returns the last evaluation, None without `val`.
+    Raises `Interrupted` on Ctrl-C after saving, `NonFiniteLossError` where a loss is NaN, `InputError` for a full disk or a
+    checkpoint that does not fit.
+    """
+    accelerator = make_accelerator(config)
+    run = _Run(accelerator, model, config, out, listener or Silence())
+    model.to(accelerator.device, memory_format=torch.channels_last).train()  # convolutions are faster so, on CPUs too
+    step_module, updates = accelerator.prepare(TrainStep(model), optimizer(model, config.optim))
+    start = _restore(run, updates) if resume and run.last.exists() else 0
+    if accelerator.is_main_process:
+        _truncate(run.metrics, start)
+    result = None
+    run.listener.start(start, config.steps)
+    with _stop_requests() as stop:
+        for step, batches in _steps(run, train, start):
+            record = _update(run, step_module, updates, step, batches)
+            run.log(record)
+            run.listener.step(record)
+            done = step + 1
+            if val is not None and (done % config.evaluate_every == 0 or done == config.steps):
+                result = _evaluate_and_keep(run, val, done)
+            stopping = _any_process(accelerator, stop.is_set())
+            if done % config.save_every == 0 or done == config.steps or stopping:
+                _save(run, updates, done)
+            if stopping and done < config.steps:
+                raise Interrupted(done)
+    return result
+
+
+def _steps(run: _Run, train: CocoPanoptic, start: int) -> Iterator[tuple[int, list[Batch]]]:
+    """Yield each step with its batches."""
+    config = run.config
+    batches = training_batches(
+        train,
+        config.augment,
+        batch_size=config.batch_size,
+        steps=range(start * config.accumulate, config.steps * config.accumulate),
+        seed=config.seed,
+        workers=config.workers,
+        rank=run.accelerator.process_index,
+        processes=run.accelerator.num_processes,
+    )
+    for step in range(start, config.steps):
+        yield step, [next(batches) for _ in range(config.accumulate)]
+
+
+def _update(
+    run: _Run, step_module: nn.Module, updates: torch.optim.Optimizer, step: int, batches: list[Batch]
+) -> dict[str, Any]:
+    """Update the weights once and return the step's record: losses are means over batches and processes."""
+    began = time.perf_counter()
+    rate = learning_rate(run.config.optim, step, run.config.steps)
+    set_learning_rate(updates, rate)
+    sums: dict[str, float] = {}
+    for batch in batches:
+        with run.accelerator.accumulate(step_module):
+            images = run.model.pad(batch.pictures)
+            losses = step_module(images, batch.targets(run.accelerator.device))
+            run.accelerator.backward(torch.stack(list(losses.values())).sum())
+            means = run.accelerator.reduce(torch.stack([v.detach() for v in losses.values()]), "mean").tolist()
+            values = dict(zip(losses, means, strict=True))
+            _refuse_non_finite(run, step, values, batch)
+            if run.accelerator.sync_gradients:
+                run.accelerator.unscale_gradients(updates)
+                clip_gradients(run.model.parameters(), run.config.optim)
+            updates.step()
+            updates.zero_grad()
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value / len(batches)
+    run.seconds += time.perf_counter() - began
+    return {
+        "step": step + 1,
+        "loss": sum(sums.values()),
+        "losses": sums,
+        "lr": rate,
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def _refuse_non_finite(run: _Run, step: int, values: dict[str, float], batch: Batch) -> None:
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        pictures = gather_object(batch.names)
+        raise NonFiniteLossError(
+            f"loss {', '.join(wrong)} is {values[wrong[0]]} at step {step + 1}, pictures {', '.join(pictures)}. "
+            f"The checkpoint before it stays in {run.out}. Lower optim.lr or lengthen optim.warmup_steps; if it is always the "
+            "same picture, look at it"
+        )
+
+
+# ---- evaluating
+
+
+def evaluate_model(
+    model: PanopticModel,
+    data: CocoPanoptic,
+    *,
+    accelerator: Accelerator | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    batch_size: int = 8,
+) -> PQAccumulator:
+    """Predict a split and score it; with several processes each takes its share and all get the sum.
+
+    `progress` is called with the pictures done and in all. Raises `InputError` where model and data differ in their categories.
+    """
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    mine = list(range(rank, len(data), processes))
+    own = PQAccumulator(data.categories)
+    for begin in range(0, len(mine), 4 * batch_size):
+        share = mine[begin : begin + 4 * batch_size]
+        predicted = model.predict([data.picture(i) for i in share], batch_size=batch_size)
+        for index, prediction in zip(share, predicted, strict=True):
+            own.add(data.panoptic(index), prediction, data.records[index].image_id)
+        if progress:
+            progress(min(begin + len(share), len(mine)), len(mine))
+    if accelerator is None or processes == 1:
+        return own
+    parts = dict(gather_object(list(own.per_picture.items())))
+    whole = PQAccumulator(data.categories)
+    for record in data.records:  # in the order of the ground truth, which decides the last bit of the sums
+        whole.add_matches(record.image_id, parts[record.image_id])
+    return whole
+
+
+def _evaluate_and_keep(run: _Run, val: CocoPanoptic, done: int) -> PQResult:
+    """Score the val split and keep the weights if they are the best so far."""
+    score = evaluate_model(run.model, val, accelerator=run.accelerator, progress=run.listener.evaluating)
+    run.model.train()
+    result = score.result()
+    means = {"all": result.all, "things": result.things, "stuff": result.stuff}
+    run.log({"step": done, "pq": {k: {"pq": m.pq, "sq": m.sq, "rq": m.rq} for k, m in means.items()}})
+    run.listener.evaluated(done, result)
+    pq = result.all.pq or 0.0
+    if pq > run.best:
+        run.best = pq
+        if run.accelerator.is_main_process:
+            checkpoint.save(run.out / f"best{checkpoint.SUFFIX}", run.model)
+    return result
+
+
+# ---- saving and going on
+
+
+def _save(run: _Run, updates: torch.optim.Optimizer, done: int) -> None:
+    rng = {f"rng.cpu.{run.accelerator.process_index}": torch.get_rng_state()}
+    if run.accelerator.device.type == "cuda":
+        rng[f"rng.cuda.{run.accelerator.process_index}"] = torch.cuda.get_rng_state(run.accelerator.device)
+    everywhere = dict(gather_object(list(rng.items())))
+    if run.accelerator.is_main_process:
+        tensors, values = _flat(updates.state_dict())
+        values |= {"step": done, "best": run.best, "seconds": run.seconds, "batch": _whole_batch(run)}
+        checkpoint.save(run.last, run.model, TrainingState(tensors | everywhere, values))
+    run.accelerator.wait_for_everyone()
+
+
+def _whole_batch(run: _Run) -> int:
+    return run.config.batch_size * run.config.accumulate * run.accelerator.num_processes
+
+
+def _restore(run: _Run, updates: torch.optim.Optimizer) -> int:
+    """Load weights, optimiser and random state of the last checkpoint and return its step."""
+    saved, state = checkpoint.load_training(run.last)
+    if saved.config != run.model.config or saved.categories != run.model.categories:
+        raise InputError(
+            f"{run.last}: its model or categories differ from this run's; give another --out to start anew"
+        )
+    if state.values["batch"] != _whole_batch(run):
+        raise InputError(
+            f"{run.last}: the run had {state.values['batch']} pictures a step over all processes, now it is {_whole_batch(run)}; "
+            "set batch_size so that it stays"
+        )
+    run.model.load_state_dict(saved.state_dict())
+    updates.load_state_dict(_unflat(state, updates.state_dict()))
+    rank = run.accelerator.process_index
+    if f"rng.cpu.{rank}" in state.tensors:
+        torch.set_rng_state(state.tensors[f"rng.cpu.{rank}"])
+    if f"rng.cuda.{rank}" in state.tensors and run.accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(state.tensors[f"rng.cuda.{rank}"], run.accelerator.device)
+    run.best, run.seconds = state.values["best"], state.values["seconds"]
+    return int(state.values["step"])
+
+
+def _flat(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimiser's state into tensors by name and plain values (its groups follow from the config)."""
+    tensors, plain = {}, {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            name = f"optimizer.{index}.{key}"
+            if isinstance(value, Tensor):
+                tensors[name] = value
+            else:
+                plain[name] = value
+    return tensors, {"optimizer": plain}
+
+
+def _unflat(state: TrainingState, fresh: dict[str, Any]) -> dict[str, Any]:
+    entries: dict[int, dict[str, Any]] = {}
+    for name, value in [*state.tensors.items(), *state.values["optimizer"].items()]:
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            entries.setdefault(int(index), {})[key] = value
+    return {"state": entries, "param_groups": fresh["param_groups"]}
+
+
+def _truncate(metrics: Path, step: int) -> None:
+    """Drop the rows after a step: they'll be written again; also what a kill left half written."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # only the last line can be half written, and what follows the checkpoint comes again
+            break
+        if row["step"] <= step:
+            kept.append(line)
+    partial = metrics.with_name(f".{metrics.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    partial.replace(metrics)
+
+
+# ---- being stopped
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C (or SIGTERM) into a request to stop after the step; a second one ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(signum: int, _: Any) -> None:
+        if stop.is_set():
+            signal.signal(signum, before[signum])
+            signal.raise_signal(signum)
+        stop.set()
+
+    before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _any_process(accelerator: Accelerator, value: bool) -> bool:
+    """Tell whether the value is true on any process, so that all stop after the same step."""
+    if accelerator.num_processes == 1:
+        return value
+    flag = torch.tensor(float(value), device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum").item() > 0)

@@ -1,0 +1,302 @@
+"""The report page: what stands on it, that it needs nothing beside itself, and that it never breaks a good one."""
+
+import base64
+import io
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from thingstuff.errors import InputError
+from thingstuff.evaluation.pq import ClassPQ, PQResult
+from thingstuff.panoptic import Categories, Panoptic, Segment
+from thingstuff.report import Example, RunReport, percent, write_report
+
+CATEGORIES = Categories(("cup", "<b>table</b>", "sky"), (True, False, False), (7, 3, 9))
+SECTIONS = ["result", "curves", "classes", "examples", "config", "again"]
+VOID_TAGS = {"meta", "img", "link", "br"}
+
+
+class Page(HTMLParser):
+    """What a report says: tags with attributes, text by section, table rows; a tag left open fails."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: dict[str, str] = {}
+        self.rows: dict[str, list[list[str]]] = {}
+        self.open: list[str] = []
+        self.section = "head"
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+        if tag == "section":
+            self.section = dict(attrs)["id"]
+        if tag == "tr":
+            self.rows.setdefault(self.section, []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.section][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text[self.section] = self.text.get(self.section, "") + data
+        if {"td", "th"} & set(self.open):
+            self.rows[self.section][-1][-1] += data.strip()
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def result(quality: float) -> PQResult:
+    """A result whose class `sky` never occurs."""
+    classes = [
+        ClassPQ(7, "cup", True, 10 * quality, 10, 3, 1),
+        ClassPQ(3, "<b>table</b>", False, 4 * quality, 4, 0, 2),
+        ClassPQ(9, "sky", False, 0.0, 0, 0, 0),
+    ]
+    return PQResult.of(classes, 12)
+
+
+def history(steps: int = 30) -> list[dict]:
+    rows: list[dict] = []
+    for step in range(1, steps + 1):
+        parts = {"position": 3 / step, "mask": 2 / step}
+        rows.append({"step": step, "loss": 5 / step, "losses": parts, "lr": 0.01, "seconds": step * 0.5})
+    for step in (10, 20, 30):
+        pq = {"all": {"pq": step / 100, "sq": 0.5, "rq": 0.5}, "things": {"pq": None}, "stuff": {"pq": 0.1}}
+        rows.append({"step": step, "pq": pq})
+    return rows
+
+
+def example(name: str = "a.jpg", height: int = 128, width: int = 160, seed: int = 0) -> Example:
+    rng = np.random.default_rng(seed)
+    ids = np.ones((height, width), dtype=np.int32)
+    ids[height // 4 : height // 2, width // 4 : width // 2] = 2
+    ids[-height // 8 :] = 0
+    truth = Panoptic(ids, (Segment(1, 1, 1), Segment(2, 0, 1)), CATEGORIES)
+    prediction = Panoptic(ids.clip(max=1), (Segment(1, 1, 1),), CATEGORIES)
+    return Example(name, rng.integers(0, 256, (height, width, 3)).astype(np.uint8), truth, prediction, 0.123)
+
+
+def report(**changes) -> RunReport:
+    fields = {
+        "title": "Cups & <tables>",
+        "command": "thingstuff train data --out runs/a 'seed=0'",
+        "categories": CATEGORIES,
+        "history": history(),
+        "result": result(0.9),
+        "baselines": {"most frequent <class>": result(0.2)},
+        "examples": [example(), example("<i>b</i>.jpg", seed=1)],
+        "config_yaml": "optim:\n  lr: 0.01 # <fast>\n",
+        "notes": {"time": "5 min & 2 s"},
+    }
+    return RunReport(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return Page(write_report(tmp_path_factory.mktemp("report") / "report.html", report()))
+
+
+def decoded(page: Page) -> list[Image.Image]:
+    sources = [img["src"] or "" for img in page.all("img")]
+    return [Image.open(io.BytesIO(base64.b64decode(source.partition("base64,")[2]))) for source in sources]
+
+
+def test_it_needs_nothing_beside_itself(page: Page):
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "data", "poster", "action", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("data:image/", "#")), (tag, attributes)
+    assert not page.all("link")
+    assert "url(" not in page.text["head"]
+    assert "@import" not in page.text["head"]
+
+
+def test_links_lead_to_the_sections(page: Page):
+    assert [section["id"] for section in page.all("section")] == SECTIONS
+    assert [link["href"] for link in page.all("a")] == [f"#{section}" for section in SECTIONS]
+
+
+def test_the_result_stands_beside_the_baselines(page: Page):
+    ours, baseline = page.rows["result"][-2:]
+    assert ours[0] == "this model"
+    assert baseline[0] == "most frequent <class>"
+    for row, expected in ((ours, result(0.9)), (baseline, result(0.2))):
+        parts = (expected.all, expected.things, expected.stuff)
+        assert row[1:] == [percent(v) for part in parts for v in (part.pq, part.sq, part.rq)]
+    assert page.rows["result"][0] == ["", "All (2)", "Things (1)", "Stuff (1)"]
+    assert percent(result(0.9).all.pq) == "73.5"
+    assert "scored on 12 pictures" in page.text["result"]
+    assert "5 min & 2 s" in page.text["result"]
+
+
+def test_every_class_has_its_row(page: Page):
+    rows = page.rows["classes"]
+    assert rows[0] == ["class", "kind", "PQ", "SQ", "RQ", "TP", "FP", "FN"]
+    assert rows[1] == ["cup", "thing", "75.0", "90.0", "83.3", "10", "3", "1"]
+    assert rows[2] == ["<b>table</b>", "stuff", "72.0", "90.0", "80.0", "4", "0", "2"]
+    assert rows[3] == ["sky", "stuff", "n/a", "n/a", "n/a", "0", "0", "0"]
+    values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
+    assert float(values[1] or "nan") == pytest.approx(0.75)
+    assert values[8 + 7] == ""
+
+
+def test_what_people_wrote_is_escaped(page: Page):
+    assert not page.all("tables")
+    assert not page.all("i") or all("class" in attributes for attributes in page.all("i"))
+    assert "Cups & <tables>" in page.text["head"]
+    assert "<i>b</i>.jpg" in page.text["examples"]
+    assert "lr: 0.01 # <fast>" in page.text["config"]
+    assert "runs/a 'seed=0'" in page.text["again"]
+
+
+def test_examples_are_shown_large_enough_with_legends(page: Page):
+    images = decoded(page)
+    assert len(images) == 6
+    assert all(image.size == (480, 384) for image in images)
+    assert "cup × 1" in page.text["examples"]
+    assert page.text["examples"].count("void") == 1 + 4
+    assert "PQ 12.3" in page.text["examples"]
+    captions = [f"{what} of a.jpg" for what in ("Picture", "Ground truth", "Prediction")]
+    assert [image["alt"] for image in page.all("img")][:3] == captions
+
+
+def test_the_picture_shown_is_the_one_given(tmp_path: Path):
+    given = example()
+    red = Example("red", np.full_like(given.picture, (200, 10, 10)), given.truth, given.prediction, None)
+    shown = Page(write_report(tmp_path / "r.html", report(examples=[red])))
+    picture, truth, prediction = (np.array(image).astype(int) for image in decoded(shown))
+    assert np.abs(picture - (200, 10, 10)).max() < 6
+    cup = (slice(110, 130), slice(130, 150))
+    assert np.abs(truth[cup] - prediction[cup]).mean() > 20
+    assert "PQ n/a" in shown.text["examples"]
+
+
+def test_curves_of_each_quantity(page: Page):
+    labels = [svg["aria-label"] for svg in page.all("svg") if "aria-label" in svg]
+    names = ["Loss", "Loss by part", "PQ during training, %", "Learning rate"]
+    assert labels == [f"{name} by training step" for name in names]
+    points = [line["points"].split() for line in page.all("polyline")]
+    assert [len(p) for p in points] == [30, 30, 30, 3, 3, 30]  # total, mask, position, all, stuff, lr
+    heights = [float(point.split(",")[1]) for point in points[3]]
+    assert heights[0] > heights[1] > heights[2]  # PQ rises, SVG's y falls
+    assert "all: 30 at step 30" in page.text["curves"]
+    for line in points:
+        for x, y in (map(float, point.split(",")) for point in line):
+            assert 64 <= x <= 428
+            assert 10 <= y <= 208
+
+
+def test_a_long_history_is_thinned_and_says_so(tmp_path: Path):
+    rows = [{"step": step, "loss": 2.0 + step % 2} for step in range(1000)]
+    page = Page(write_report(tmp_path / "r.html", report(history=rows)))
+    (line,) = [line["points"].split() for line in page.all("polyline")]
+    assert len(line) == 200
+    assert "each point is the mean of 5 rows" in page.text["curves"]
+
+
+def test_losses_that_span_much_have_a_logarithmic_axis(tmp_path: Path):
+    rows = [{"step": step, "loss": 10.0 ** (2 - step)} for step in range(5)]
+    page = Page(write_report(tmp_path / "r.html", report(history=rows)))
+    heights = [float(point.split(",")[1]) for point in page.all("polyline")[0]["points"].split()]
+    assert np.diff(heights) == pytest.approx([49.5] * 4, abs=0.11)
+    assert "logarithmic" in page.text["curves"]
+    for tick in ("100", "0.01"):
+        assert tick in page.text["curves"].split()
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"step": 0, "loss": 0.0}],
+        [{"step": 5, "loss": 1.0, "lr": 0.0, "losses": {}}],
+        [{"step": 1, "loss": math.nan}, {"step": 2, "loss": 3.0}],
+        [{"step": 1, "loss": -3.0}, {"step": 2_000_000, "loss": 1e-12}],
+        [{"step": 1, "pq": {"all": {"pq": 1.0}, "things": {"pq": 0.0}, "stuff": None}}],
+        [{"step": 1, "loss": 7.3e9}, {"step": 2, "loss": 7.4e9}],
+    ],
+)
+def test_odd_histories_are_drawn_inside_their_frame(tmp_path: Path, rows):
+    page = Page(write_report(tmp_path / "r.html", report(history=rows, examples=[])))
+    assert page.all("polyline")
+    for circle in page.all("circle"):
+        assert 64 <= float(circle["cx"] or "nan") <= 428
+        assert 10 <= float(circle["cy"] or "nan") <= 208
+
+
+def test_what_is_missing_is_said(tmp_path: Path):
+    bare = report(
+        history=[], baselines={}, examples=[], config_yaml="", command="", notes={}, result=PQResult.of([], 0)
+    )
+    page = Page(write_report(tmp_path / "r.html", bare))
+    for section, sentence in (
+        ("result", "No baseline was measured"),
+        ("curves", "No training history"),
+        ("classes", "No class was scored"),
+        ("examples", "No example pictures"),
+        ("config", "No configuration"),
+        ("again", "The command was not recorded"),
+    ):
+        assert sentence in page.text[section]
+    assert page.rows["result"][-1] == ["this model", *["n/a"] * 9]
+
+
+def test_twelve_large_noisy_examples_stay_below_5_mb(tmp_path: Path):
+    examples = [example(f"{i}.jpg", 600, 800, seed=i) for i in range(12)]
+    path = write_report(tmp_path / "r.html", report(examples=examples))
+    assert 100_000 < path.stat().st_size < 5_000_000
+    images = decoded(Page(path))
+    assert len(images) == 36
+    assert all(200 <= max(image.size) <= 560 for image in images)
+
+
+def test_the_same_report_gives_the_same_bytes(tmp_path: Path):
+    one, two = write_report(tmp_path / "1.html", report()), write_report(tmp_path / "2.html", report())
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_written_report_replaces_the_one_before_and_leaves_nothing_else(tmp_path: Path):
+    path = tmp_path / "new folder" / "report.html"
+    write_report(path, report(title="First"))
+    assert write_report(path, report(title="Second")) == path
+    assert "Second" in path.read_text(encoding="utf-8")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path):
+    path = tmp_path / "report.html"
+    path.write_text("the one before")
+    given = example()
+    small = Panoptic(given.truth.ids[:10], given.truth.segments, CATEGORIES)
+    broken = Example("cut.jpg", given.picture, given.truth, small, None)
+    with pytest.raises(InputError, match=r"cut\.jpg: the prediction is 160 x 10 pixels"):
+        write_report(path, report(examples=[broken]))
+    assert path.read_text() == "the one before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_places_that_cannot_be_written_are_named(tmp_path: Path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"r\.html: the report cannot be written"):
+        write_report(tmp_path / "file" / "r.html", report())
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(tmp_path, report())
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_row_without_a_step_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match="history row 2 has no step"):
+        write_report(tmp_path / "r.html", report(history=[{"step": 1, "loss": 1.0}, {"loss": 1.0}]))
