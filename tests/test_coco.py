@@ -240,6 +240,7 @@ WRONG: list[tuple[Edit, str]] = [
     (lambda d: d.pop("images"), "'images' is missing"),
     (lambda d: d.update(annotations={}), "'annotations' is no list"),
     (lambda d: d["categories"][0].pop("isthing"), r"categories\[0\] has no 'isthing'"),
+    (lambda d: d.update(categories=[]), "the list of categories is empty"),
     (lambda d: d["categories"][0].update(id=3), "id 3 stands more than once"),
 ]
 

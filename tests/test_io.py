@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from thingstuff.errors import InputError
+from thingstuff.errors import InputError, raise_problems
 from thingstuff.io import (
     LARGEST_ID,
     atomic_write,
     check_picture_size,
     id_map_size,
-    raise_problems,
     read_id_map,
     read_json,
     read_picture,

@@ -1,4 +1,4 @@
-"""ResNets that give their stages as {2: C2, 3: C3, 4: C4, 5: C5}, built from torchvision's blocks under its key names."""
+"""ResNets that give their stages as {2: C2, ..., 5: C5}, built from torchvision's blocks under its key names."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -40,8 +40,8 @@ class BackboneConfig(BaseModel):
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and affine terms never change.
 
-    With a gradient to pass on, the affine form x * scale + shift keeps autograd from saving what batch norm would; without,
-    `batch_norm` itself. The two differ in the last bits only.
+    With a gradient to pass on, the affine form x * scale + shift keeps autograd from saving what batch norm would;
+    without, `batch_norm` itself. The two differ in the last bits only.
     """
 
     weight: Tensor

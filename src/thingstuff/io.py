@@ -42,16 +42,6 @@ _TURNS = {
 }
 
 
-def raise_problems(problems: Sequence[str], heading: str, limit: int = 10) -> None:
-    """Raise one `InputError` with `heading`, the first `limit` problems and the number of the rest; none, no error."""
-    if not problems:
-        return
-    lines = [f"  - {problem}" for problem in problems[:limit]]
-    if len(problems) > limit:
-        lines.append(f"  and {len(problems) - limit} more")
-    raise InputError("\n".join([heading, *lines]))
-
-
 def read_json(path: str | Path) -> Any:
     """Read a JSON file (UTF-8). Raises `InputError` where it is missing or broken, with line and column."""
     path = Path(path)
@@ -78,6 +68,23 @@ def read_sections(path: Path, keys: Sequence[str]) -> list[list[Any]]:
             state = "is no list" if key in data else "is missing"
             raise InputError(f"{path}: '{key}' {state}; a COCO panoptic JSON has the lists {', '.join(keys)}")
     return [data[key] for key in keys]
+
+
+def map_folder(path: str | Path, given: str | Path | None, option: str) -> Path:
+    """Return the folder of a JSON's id maps: `given`, else the JSON's path without .json, else panoptic/ beside it.
+
+    Raises `InputError` where there is none; `option` is what the user would name it by.
+    """
+    path = Path(path)
+    candidates = [Path(given)] if given is not None else [path.with_suffix(""), path.parent / "panoptic"]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    if not path.is_file():
+        raise InputError(f"{path} is not there; give the path of a COCO panoptic JSON")
+    raise InputError(
+        f"the id maps of {path} are not in {' nor '.join(map(str, candidates))}; name their folder ({option})"
+    )
 
 
 class Kind(NamedTuple):
@@ -195,23 +202,50 @@ def write_coco_panoptic(
     Raises `InputError` where there is nothing to write, the maps have different categories, a stem is no file name,
     ids repeat, or files are there already and `overwrite` is not set.
     """
-    folder = Path(folder)
-    maps, target = folder / "panoptic", folder / "panoptic.json"
-    categories = _shared_categories(panoptics)
+    _shared_categories(panoptics)
     _check_stems(panoptics, image_ids or {}, file_names or {})
-    _check_free([target, *(maps / f"{stem}.png" for stem in panoptics)], overwrite)
+    maps = (Path(folder) / "panoptic" / f"{stem}.png" for stem in panoptics)
+    _check_free([Path(folder) / "panoptic.json", *maps], overwrite)
     ids = _number(panoptics, image_ids or {})
-    maps.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    writer = CocoPanopticWriter(folder, next(iter(panoptics.values())).categories, overwrite)
     for stem, panoptic in panoptics.items():
+        writer.add(stem, panoptic, ids[stem], (file_names or {}).get(stem))
+    return writer.close()
+
+
+class CocoPanopticWriter:
+    """Writes maps one by one, so that any number of them fits into memory; `close` writes the JSON.
+
+    Raises `InputError` where the folder holds a panoptic.json already and `overwrite` is not set.
+    """
+
+    def __init__(self, folder: str | Path, categories: Categories, overwrite: bool = False) -> None:
+        self.folder, self.categories = Path(folder), categories
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        _check_free([self.folder / "panoptic.json"], overwrite)
+        (self.folder / "panoptic").mkdir(parents=True, exist_ok=True)
+
+    def add(
+        self, stem: str, panoptic: Panoptic, image_id: int | str | None = None, file_name: str | None = None
+    ) -> None:
+        """Write one map; the id counts up from 1 and the picture's name is <stem>.jpg where they are not given."""
         height, width = panoptic.size
-        write_id_map(maps / f"{stem}.png", panoptic.ids)
-        name = (file_names or {}).get(stem, f"{stem}.jpg")
-        images.append({"id": ids[stem], "file_name": name, "width": width, "height": height})
-        annotations.append(panoptic.to_coco(f"{stem}.png", ids[stem]))
-    data = {"images": images, "annotations": annotations, "categories": categories.to_coco()}
-    atomic_write(target, json.dumps(data))
-    return target
+        write_id_map(self.folder / "panoptic" / f"{stem}.png", panoptic.ids)
+        number = len(self._images) + 1 if image_id is None else image_id
+        name = file_name or f"{stem}.jpg"
+        self._images.append({"id": number, "file_name": name, "width": width, "height": height})
+        self._annotations.append(panoptic.to_coco(f"{stem}.png", number))
+
+    def close(self) -> Path:
+        """Write the JSON and return its path."""
+        data = {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": self.categories.to_coco(),
+        }
+        atomic_write(self.folder / "panoptic.json", json.dumps(data))
+        return self.folder / "panoptic.json"
 
 
 @contextmanager

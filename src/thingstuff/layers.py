@@ -33,7 +33,8 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         offset = self.offset(x)  # 9 taps of (dy, dx), row-major, then 9 modulations
-        return deform_conv2d(x, offset[:, :18], self.weight, self.bias, padding=1, mask=offset[:, 18:].sigmoid())
+        y: Tensor = deform_conv2d(x, offset[:, :18], self.weight, self.bias, padding=1, mask=offset[:, 18:].sigmoid())
+        return y
 
 
 class ConvBlock(nn.Module):
@@ -52,16 +53,21 @@ class ConvBlock(nn.Module):
 
 
 class FPN(nn.Module):
-    """Feature pyramid (Lin et al. 2017a): C2..C5 -> P2..P7, top-down by nearest x2; P6, P7 by strided convs on P5."""
+    """Feature pyramid (Lin et al. 2017a): C2..C5 -> P2..P7, top-down by nearest x2; P6, P7 by strided convs on P5.
 
-    def __init__(self, channels: dict[int, int], outputs: int) -> None:
+    `last` is the coarsest level that is made, 5 to 7.
+    """
+
+    def __init__(self, channels: dict[int, int], outputs: int, last: int = 7) -> None:
         super().__init__()
         self.lateral = nn.ModuleDict({str(s): nn.Conv2d(c, outputs, 1) for s, c in channels.items()})
         self.output = nn.ModuleDict({str(s): nn.Conv2d(outputs, outputs, 3, padding=1) for s in channels})
-        self.p6 = nn.Conv2d(outputs, outputs, 3, stride=2, padding=1)
-        self.p7 = nn.Conv2d(outputs, outputs, 3, stride=2, padding=1)
-        for conv in (*self.lateral.values(), *self.output.values(), self.p6, self.p7):
-            assert isinstance(conv, nn.Conv2d)
+        self.extra = [f"p{level}" for level in range(6, last + 1)]
+        for name in self.extra:
+            self.add_module(name, nn.Conv2d(outputs, outputs, 3, stride=2, padding=1))
+        for conv in self.modules():
+            if not isinstance(conv, nn.Conv2d):
+                continue
             assert conv.bias is not None
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
@@ -73,8 +79,9 @@ class FPN(nn.Module):
             lateral = self.lateral[str(s)](stages[s])
             summed = lateral if summed is None else lateral + F.interpolate(summed, scale_factor=2.0, mode="nearest")
             pyramid[s] = self.output[str(s)](summed)
-        pyramid[6] = self.p6(pyramid[5])
-        pyramid[7] = self.p7(F.relu(pyramid[6]))
+        for level, name in enumerate(self.extra, start=6):
+            below = pyramid[level - 1]
+            pyramid[level] = self.get_submodule(name)(below if level == 6 else F.relu(below))
         return pyramid
 
 

@@ -45,8 +45,8 @@ def weighted_dice_loss(
 def count_over_processes(count: int, device: torch.device) -> Tensor:
     """Return the mean of a count over all processes (1 in all at least), by which a summed loss is divided.
 
-    Data-parallel training averages gradients over processes, so dividing by the mean gives the sum over all pictures divided by
-    the sum of all counts: what one process with the whole batch computes.
+    Data-parallel training averages gradients over processes, so dividing by the mean gives the sum over all pictures
+    divided by the sum of all counts: what one process with the whole batch computes.
     """
     total = torch.tensor(float(count), device=device)
     if not (dist.is_available() and dist.is_initialized()):

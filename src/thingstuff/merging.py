@@ -43,7 +43,7 @@ def _restore_in_chunks(segments: Segments) -> list[Tensor]:
     H, W = segments.frame.original
     canvas = segments.frame.canvas
     rows = max(1, CHUNK_PIXELS // max(H * W, canvas[0] * canvas[1]))
-    return [segments.frame.restore(chunk) for chunk in segments.masks.split(rows)] if len(segments) else []
+    return [segments.frame.restore(segments.masks[start : start + rows]) for start in range(0, len(segments), rows)]
 
 
 def instances(segments: Segments, categories: Categories, mask_threshold: float) -> Instances:
@@ -56,7 +56,7 @@ def instances(segments: Segments, categories: Categories, mask_threshold: float)
 
 
 def semantic_probabilities(segments: Segments, categories: Categories) -> Float[Tensor, "C+1 H W"]:
-    """Return the stuff's probabilities at picture size by label; zero where a label has none, `VOID` in the last row."""
+    """Return the stuff's probabilities at picture size by label, `VOID` in the last row; zero where there is none."""
     is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
     stuff = segments.pick(~is_thing)
     result = stuff.masks.new_zeros((len(categories) + 1, *stuff.frame.original))

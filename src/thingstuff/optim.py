@@ -53,7 +53,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     if step < config.warmup_steps:
         part = step / config.warmup_steps
         factor *= config.warmup_factor * (1 - part) + part
-    return config.lr * factor
+    return config.lr * float(factor)
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:

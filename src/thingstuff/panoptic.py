@@ -148,7 +148,8 @@ class Panoptic:
 
     def mask(self, segment: Segment) -> npt.NDArray[np.bool_]:
         """Return the pixels [H, W] of one of the segments."""
-        return self.ids == segment.id
+        mask: npt.NDArray[np.bool_] = self.ids == segment.id
+        return mask
 
     def semantic(self) -> npt.NDArray[np.int32]:
         """Return the label of each pixel [H, W], `VOID` (-1) where there is none."""
@@ -157,7 +158,8 @@ class Panoptic:
         order = np.argsort(ids)
         position = np.searchsorted(ids[order], self.ids).clip(max=len(ids) - 1)
         known = ids[order][position] == self.ids
-        return np.where(known, labels[order][position], np.int32(VOID)).astype(np.int32)
+        result: npt.NDArray[np.int32] = np.where(known, labels[order][position], np.int32(VOID)).astype(np.int32)
+        return result
 
     def to_coco(self, file_name: str, image_id: int | str) -> dict[str, Any]:
         """Return the picture's entry in COCO panoptic's `annotations`; boxes are [x, y, width, height]."""

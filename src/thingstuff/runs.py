@@ -1,7 +1,7 @@
 """Run folders: what `thingstuff train`, `evaluate` and `predict` do, as functions.
 
-A run folder holds config.yaml (enough to run it again), metrics.jsonl, best.safetensors and last.safetensors, result.json,
-overlays/ and report.html.
+A run folder holds config.yaml (enough to run it again), metrics.jsonl, best.safetensors and last.safetensors,
+result.json, overlays/ and report.html.
 """
 
 import json
@@ -21,12 +21,11 @@ from thingstuff import checkpoint
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
-from thingstuff.evaluation.pq import PQAccumulator, PQResult, PictureMatches
+from thingstuff.evaluation.pq import PictureMatches, PQAccumulator, PQResult
 from thingstuff.io import atomic_write, read_picture
 from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
 from thingstuff.models.panoptic_fcn import PanopticFCN
-from thingstuff.panoptic import Panoptic
 from thingstuff.recipes import RECIPES
 from thingstuff.report import Example, RunReport, write_report
 from thingstuff.training import Listener, TrainConfig, evaluate_model, fit
@@ -62,8 +61,8 @@ def make_config(
 ) -> RunConfig:
     """Build a run's config from a model's preset and a recipe, changed by dotted keys of either.
 
-    Without `recipe` it is `scratch` for a model without pretrained weights, else `fine-tune`. Raises `InputError` for unknown names,
-    keys and values.
+    Without `recipe` it is `scratch` for a model without pretrained weights, else `fine-tune`. Raises `InputError` for
+    unknown names, keys and values.
     """
     preset, _ = find(model_name)
     if recipe is not None and recipe not in RECIPES:
@@ -145,8 +144,8 @@ def train_run(
 ) -> RunResult:
     """Train as a config says, in a run folder, and report how the best weights do on the val split.
 
-    Raises `InputError` for bad data or settings before anything is written, and for a folder that is in use (without `overwrite` or
-    `resume`).
+    Raises `InputError` for bad data or settings before anything is written, and for a folder that is in use (without
+    `overwrite` or `resume`).
     """
     train = CocoPanoptic.open(config.data, config.train_split)
     val = CocoPanoptic.open(config.data, config.val_split) if config.val_split else None
@@ -269,8 +268,8 @@ def predict_pictures(
 ) -> Path:
     """Write out/panoptic/*.png, out/panoptic.json (COCO panoptic) and out/overlays/*.jpg; return the JSON's path.
 
-    Every picture is opened first, so that a broken one is told before work begins. Raises `InputError` for broken pictures, two
-    pictures of one name, and an output folder that is in use.
+    Every picture is opened first, so that a broken one is told before work begins. Raises `InputError` for broken
+    pictures, two pictures of one name, and an output folder that is in use.
     """
     from thingstuff.io import CocoPanopticWriter
 
@@ -306,11 +305,9 @@ def _check_pictures(pictures: Sequence[Path]) -> None:
         read_picture(path)
 
 
-def evaluate_run(
-    weights: Path, data: str, split: str, progress: Callable[[int, int], None] | None = None
-) -> tuple[PQResult, dict[str, Panoptic]]:
-    """Score a checkpoint on a split of a data set."""
+def evaluate_run(weights: Path, data: str, split: str, progress: Callable[[int, int], None] | None = None) -> PQResult:
+    """Score a checkpoint or a run's best one on a split of a data set."""
     dataset = CocoPanoptic.open(data, split)
     dataset.check_files()
     model = checkpoint.load(weights)
-    return evaluate_model(model, dataset, progress=progress).result(), {}
+    return evaluate_model(model, dataset, progress=progress).result()

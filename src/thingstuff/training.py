@@ -157,15 +157,15 @@ def fit(
     resume: bool = False,
     listener: Listener | None = None,
 ) -> PQResult | None:
-    """Train a model and write metrics.jsonl, last.safetensors and (by PQ on val) best.safetensors into the folder `out`.
+    """Train a model; write metrics.jsonl, last.safetensors and (by PQ on val) best.safetensors into `out`.
 
-    With `resume` a run goes on after its last checkpoint as if it had never stopped. Returns the last evaluation, None without `val`.
-    Raises `Interrupted` on Ctrl-C after saving, `NonFiniteLossError` where a loss is NaN, `InputError` for a full disk or a
-    checkpoint that does not fit.
+    With `resume` a run goes on after its last checkpoint as if it had never stopped. Returns the last evaluation,
+    None without `val`. Raises `Interrupted` on Ctrl-C after saving, `NonFiniteLossError` where a loss is NaN,
+    `InputError` for a full disk or a checkpoint that does not fit.
     """
     accelerator = make_accelerator(config)
     run = _Run(accelerator, model, config, out, listener or Silence())
-    model.to(accelerator.device, memory_format=torch.channels_last).train()  # convolutions are faster so, on CPUs too
+    model.to(memory_format=torch.channels_last).to(accelerator.device).train()  # convolutions are faster so
     step_module, updates = accelerator.prepare(TrainStep(model), optimizer(model, config.optim))
     start = _restore(run, updates) if resume and run.last.exists() else 0
     if accelerator.is_main_process:
@@ -244,8 +244,8 @@ def _refuse_non_finite(run: _Run, step: int, values: dict[str, float], batch: Ba
         pictures = gather_object(batch.names)
         raise NonFiniteLossError(
             f"loss {', '.join(wrong)} is {values[wrong[0]]} at step {step + 1}, pictures {', '.join(pictures)}. "
-            f"The checkpoint before it stays in {run.out}. Lower optim.lr or lengthen optim.warmup_steps; if it is always the "
-            "same picture, look at it"
+            f"The checkpoint before it stays in {run.out}. Lower optim.lr or lengthen optim.warmup_steps; "
+            "if it is always the same picture, look at it"
         )
 
 
@@ -262,7 +262,8 @@ def evaluate_model(
 ) -> PQAccumulator:
     """Predict a split and score it; with several processes each takes its share and all get the sum.
 
-    `progress` is called with the pictures done and in all. Raises `InputError` where model and data differ in their categories.
+    `progress` is called with the pictures done and in all. Raises `InputError` where model and data differ in their
+    categories.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine = list(range(rank, len(data), processes))
@@ -315,7 +316,8 @@ def _save(run: _Run, updates: torch.optim.Optimizer, done: int) -> None:
 
 
 def _whole_batch(run: _Run) -> int:
-    return run.config.batch_size * run.config.accumulate * run.accelerator.num_processes
+    processes: int = run.accelerator.num_processes
+    return run.config.batch_size * run.config.accumulate * processes
 
 
 def _restore(run: _Run, updates: torch.optim.Optimizer) -> int:
@@ -327,8 +329,8 @@ def _restore(run: _Run, updates: torch.optim.Optimizer) -> int:
         )
     if state.values["batch"] != _whole_batch(run):
         raise InputError(
-            f"{run.last}: the run had {state.values['batch']} pictures a step over all processes, now it is {_whole_batch(run)}; "
-            "set batch_size so that it stays"
+            f"{run.last}: the run had {state.values['batch']} pictures a step over all processes, now it is "
+            f"{_whole_batch(run)}; set batch_size so that it stays"
         )
     run.model.load_state_dict(saved.state_dict())
     updates.load_state_dict(_unflat(state, updates.state_dict()))
@@ -338,7 +340,8 @@ def _restore(run: _Run, updates: torch.optim.Optimizer) -> int:
     if f"rng.cuda.{rank}" in state.tensors and run.accelerator.device.type == "cuda":
         torch.cuda.set_rng_state(state.tensors[f"rng.cuda.{rank}"], run.accelerator.device)
     run.best, run.seconds = state.values["best"], state.values["seconds"]
-    return int(state.values["step"])
+    step: int = state.values["step"]
+    return step
 
 
 def _flat(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -371,7 +374,7 @@ def _truncate(metrics: Path, step: int) -> None:
     for line in metrics.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # only the last line can be half written, and what follows the checkpoint comes again
+        except json.JSONDecodeError:  # half written by a kill, so after the checkpoint: it comes again
             break
         if row["step"] <= step:
             kept.append(line)
@@ -397,7 +400,7 @@ def _stop_requests() -> Iterator[threading.Event]:
             signal.raise_signal(signum)
         stop.set()
 
-    before = {s: signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {int(s): signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -96,7 +96,7 @@ def _matches(patterns: Sequence[str], key: str) -> bool:
 
 
 def differences(recorded: Mapping[str, Any], ours: Mapping[str, Any], rules: Rules) -> list[str]:
-    """Say what differs: recorded keys that nothing of ours answers, values too far off, and ours where none were recorded.
+    """Say what differs: recorded keys that ours lacks, values too far off, and ours where nothing was recorded.
 
     Ours may go beyond the recording only in fields that it does not hold at all, or where ours is empty.
     """

@@ -152,7 +152,7 @@ def unpacked(packed: Tensor, height: int, width: int) -> Tensor:
 
 
 def picture(case: Case, block: str, key: str) -> Picture:
-    """A block's picture under its key, or where `image_in_file` says that it is stored ("other.safetensors", its key after a colon)."""
+    """A block's picture under its key, or where `image_in_file` says: a file's name, its key there after a colon."""
     tensors = case.file(case.blocks[block])
     if key in tensors:
         return picture_of(tensors[key])

@@ -58,9 +58,9 @@ def test_pictures_are_resized_as_theirs(name: str) -> None:
 
 
 def test_an_unknown_config_key_is_named() -> None:
-    with pytest.raises(KeyError, match="MODEL.NEW_KEY"):
+    with pytest.raises(KeyError, match=r"MODEL\.NEW_KEY"):
         translated({"MODEL.NEW_KEY": 1})
-    with pytest.raises(KeyError, match="other.yaml"):
+    with pytest.raises(KeyError, match=r"other\.yaml"):
         base_settings("other.yaml")
 
 

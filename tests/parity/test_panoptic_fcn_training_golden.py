@@ -135,7 +135,7 @@ def training_facts(train: Training) -> dict[str, Any]:
 
 
 def training_rules(recorded: Mapping[str, Any]) -> Rules:
-    """Losses to 1e-5; a level's part of one to 1e-4 of itself (as the heads), or 1e-6 of the largest part if that is more."""
+    """Losses to 1e-5; a level's part of one to 1e-4 of itself, as the heads, or 1e-6 of the largest part."""
     parts = []
     for key, value in recorded.items():
         if match := re.fullmatch(r"levels/\d/(pos_(?:th|st)_sum)", key):

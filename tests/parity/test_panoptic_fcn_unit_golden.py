@@ -26,7 +26,7 @@ from thingstuff.structures import Frame, Segments
 
 SIMILARITY = 0.9
 MIN_OVERLAP = 0.7
-MERGE = ThingsFirst(stuff_area=256)
+MERGE = ThingsFirst(stuff_area=256.0)
 
 pytestmark = pytest.mark.skipif(not (FOLDER / "unit.json").is_file(), reason="this folder holds no unit recordings")
 

@@ -13,14 +13,13 @@ import numpy as np
 import yaml
 from jaxtyping import UInt8
 
-from thingstuff.errors import InputError
+from thingstuff.errors import InputError, raise_problems
 from thingstuff.io import (
     LARGEST_ID,
     Kind,
     check_picture_size,
     field_fault,
     id_map_size,
-    raise_problems,
     read_id_map,
     read_picture,
     read_sections,
@@ -252,6 +251,8 @@ def read_ground_truth(paths: SplitPaths) -> tuple[Categories, tuple[Record, ...]
     at once where the file is no COCO panoptic JSON at all or its categories cannot be read.
     """
     images_list, annotations, entries = read_sections(paths.json, ("images", "annotations", "categories"))
+    if not entries:
+        raise InputError(f"{paths.json}: the list of categories is empty; add the classes of the data set")
     categories = Categories.from_coco(entries, where=str(paths.json))
     problems: list[str] = []
     if not images_list:
@@ -328,23 +329,6 @@ def read_predictions(
         categories_by_id = {info["id"]: info["category_id"] for info, _ in segments}
         predictions[image_id] = (paths.maps / annotation["file_name"], categories_by_id)
     return predictions
-
-
-def map_folder(json: str | Path, given: str | Path | None, option: str) -> Path:
-    """Return the folder of a JSON's id maps: the one given, else the JSON's path without .json, else panoptic/ beside it.
-
-    Raises `InputError` where there is none; `option` is what the user would name it by.
-    """
-    json = Path(json)
-    candidates = [Path(given)] if given is not None else [json.with_suffix(""), json.parent / "panoptic"]
-    for folder in candidates:
-        if folder.is_dir():
-            return folder
-    if not json.is_file():
-        raise InputError(f"{json} is not there; give the path of a COCO panoptic JSON")
-    raise InputError(
-        f"the id maps of {json} are not in {' nor '.join(map(str, candidates))}; name their folder ({option})"
-    )
 
 
 def _read_truth_segments(

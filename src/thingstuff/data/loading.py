@@ -1,7 +1,7 @@
 """Training batches whose order and augmentation depend on the seed and the position alone.
 
-So a resumed run sees what an uninterrupted one would have seen, and two processes see what one sees with the doubled batch, whatever
-the number of workers.
+So a resumed run sees what an uninterrupted one would have seen, and two processes see what one sees with the doubled
+batch, whatever the number of workers.
 """
 
 import itertools
@@ -137,7 +137,7 @@ def training_batches(
     sampler = ShareOfBatches([r.height > r.width for r in data.records], batch_size, steps, seed, rank, processes)
     loader: DataLoader[Batch] = DataLoader(
         AugmentedPictures(data, augmentation, seed),  # type: ignore[arg-type]
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_ignore_interrupts,

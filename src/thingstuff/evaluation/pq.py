@@ -5,26 +5,24 @@ Letters: H W pixels of a picture.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Integer
 
-from thingstuff.data import coco
 from thingstuff.errors import InputError
-from thingstuff.io import raise_problems, read_id_map, read_sections
 from thingstuff.panoptic import Categories, Panoptic
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 ImageId = int | str
-Progress = Callable[[int, int], None]
-"""Told (pictures done, of how many)."""
+Progress = Callable[[int, int], None]  # (pictures done, of how many)
 Overlaps = dict[tuple[int, int], int]
 """(ground-truth id, predicted id) -> pixels they share, ascending."""
 
@@ -86,7 +84,8 @@ class AveragePQ:
         qualities = [(r.pq, r.sq, r.rq) for r in results if r.pq is not None and r.sq is not None and r.rq is not None]
         if not qualities:
             return cls(None, None, None, 0)
-        pq, sq, rq = (_running_sum(column) / len(qualities) for column in zip(*qualities, strict=True))
+        # not sum(): from Python 3.12 it compensates rounding errors, which panopticapi does not
+        pq, sq, rq = (reduce(add, column, 0.0) / len(qualities) for column in zip(*qualities, strict=True))
         return cls(pq, sq, rq, len(qualities))
 
 
@@ -216,20 +215,19 @@ def segment_areas(shared: Overlaps) -> tuple[Counter[int], Counter[int]]:
 
 
 def match_segments(
-    shared: Overlaps, truths: Mapping[int, TruthSegment], predictions: Mapping[int, int]
+    shared: Overlaps, truths: Mapping[int, TruthSegment], predicted: Mapping[int, int]
 ) -> PictureMatches:
-    """Match one picture's segments; `predictions` maps id -> category_id, and each has a pixel.
+    """Match one picture's segments; `predicted` maps id -> category_id, and each has a pixel.
 
     A pair of one class matches where its IoU exceeds 0.5; void pixels of the prediction are left out of the union.
-    Section 4 of the paper; where it leaves a choice, panopticapi's is made (of several crowds of a class the last
-    counts).
+    Section 4 of the paper; where that leaves a choice, panopticapi's: of several crowds of a class the last counts.
     """
     _, areas = segment_areas(shared)
-    pairs = ((t, p, common) for (t, p), common in shared.items() if t in truths and p in predictions)
+    pairs = ((t, p, common) for (t, p), common in shared.items() if t in truths and p in predicted)
     matched = []
     for truth_id, predicted_id, common in pairs:
         truth = truths[truth_id]
-        if truth.iscrowd or truth.category_id != predictions[predicted_id]:
+        if truth.iscrowd or truth.category_id != predicted[predicted_id]:
             continue
         union = areas[predicted_id] + truth.area - common - shared.get((0, predicted_id), 0)
         # a stated area may be so wrong that nothing is left of the union; panopticapi divides by it all the same
@@ -241,7 +239,7 @@ def match_segments(
     crowds = {t.category_id: i for i, t in truths.items() if t.iscrowd}
     false: dict[int, int] = {}
     ignored: dict[int, int] = {}
-    for predicted_id, category_id in predictions.items():
+    for predicted_id, category_id in predicted.items():
         if predicted_id in found_predictions:
             continue
         excused = shared.get((0, predicted_id), 0)
@@ -269,18 +267,13 @@ class PQAccumulator:
         name = self._pictures if image_id is None else image_id
         if name in self.per_picture:
             raise InputError(f"image {name} was added before; add each picture once")
-        for what, panoptic in (("ground truth", truth), ("prediction", prediction)):
-            if not _same_classes(panoptic.categories, self.categories):
-                raise InputError(f"image {name}: the {what} has other categories; use those of the ground truth")
         if truth.size != prediction.size:
-            raise InputError(
-                f"image {name}: the ground truth is {truth.size} (height, width), the prediction {prediction.size}; "
-                "predict at the picture's own size"
-            )
+            sizes = f"the ground truth is {truth.size} (height, width), the prediction {prediction.size}"
+            raise InputError(f"image {name}: {sizes}; predict at the picture's own size")
         shared = overlaps(truth.ids, prediction.ids)
         areas, predicted_areas = segment_areas(shared)
-        _refuse_strange_ids(f"image {name}: ground truth", truth, areas)
-        _refuse_strange_ids(f"image {name}: prediction", prediction, predicted_areas)
+        _check_segments(f"image {name}: ground truth", truth, areas, self.categories)
+        _check_segments(f"image {name}: prediction", prediction, predicted_areas, self.categories)
         ids = self.categories.ids
         truths = {s.id: TruthSegment(ids[s.label], areas[s.id], s.iscrowd) for s in truth.segments}
         self.add_matches(name, match_segments(shared, truths, {s.id: ids[s.label] for s in prediction.segments}))
@@ -294,8 +287,7 @@ class PQAccumulator:
     def result(self) -> PQResult:
         """Return the result over the pictures so far."""
         rows = zip(self.categories.ids, self.categories.names, self.categories.things, strict=True)
-        none = ClassSums()
-        per_class = [ClassPQ(i, name, thing, **asdict(self._sums.get(i, none))) for i, name, thing in rows]
+        per_class = [ClassPQ(i, name, thing, **asdict(self._sums.get(i, ClassSums()))) for i, name, thing in rows]
         unlisted = {i: sums for i, sums in self._sums.items() if i not in self.categories.label_of}
         return PQResult.of(per_class, self._pictures, unlisted)
 
@@ -310,9 +302,11 @@ def evaluate(
 ) -> PQResult:
     """Score predictions against ground truth: two COCO panoptic JSON files, or two lists of `Panoptic` in one order.
 
-    For files, see `score_files`; lists are compared strictly, and folders and leniency are refused there.
+    For files, see `pq_files.score_files`; lists are compared strictly, and folders and leniency are refused there.
     """
     if isinstance(gt, str | Path) and isinstance(pred, str | Path):
+        from thingstuff.evaluation.pq_files import score_files
+
         return score_files(gt, pred, gt_folder, pred_folder, like_panopticapi, progress).result()
     if isinstance(gt, str | Path) or isinstance(pred, str | Path) or gt_folder or pred_folder or like_panopticapi:
         raise InputError("give two JSON files, or two lists of Panoptic without folders and like_panopticapi")
@@ -326,142 +320,12 @@ def evaluate(
     return scores.result()
 
 
-def score_files(
-    gt: str | Path,
-    pred: str | Path,
-    gt_folder: str | Path | None = None,
-    pred_folder: str | Path | None = None,
-    like_panopticapi: bool = False,
-    progress: Progress | None = None,
-) -> PQAccumulator:
-    """Score a prediction's COCO panoptic JSON and PNGs against the ground truth's, picture after picture.
-
-    A folder of PNGs defaults to the JSON's path without .json, else to panoptic/ beside it. Strict: one `InputError`
-    lists whatever is missing, doubled, unknown or disagrees in ids, sizes and areas, and nothing is scored.
-    `like_panopticapi` scores what panopticapi scores and raises `InputError` where it raises; of an image id that
-    comes twice, `per_picture` keeps the last. `progress` is told (pictures done, of how many).
-    """
-    truth = coco.SplitPaths(Path(), coco.map_folder(gt, gt_folder, "gt_folder"), Path(gt))
-    prediction = coco.SplitPaths(Path(), coco.map_folder(pred, pred_folder, "pred_folder"), Path(pred))
-    score = _score_like_panopticapi if like_panopticapi else _score_strictly
-    return score(truth, prediction, progress or (lambda done, total: None))
-
-
-def _score_strictly(gt: coco.SplitPaths, pred: coco.SplitPaths, progress: Progress) -> PQAccumulator:
-    categories, records, problems = coco.read_ground_truth(gt)
-    predictions = coco.read_predictions(pred, categories, problems)
-    known = {record.image_id for record in records}
-    problems += [
-        f"{pred.json}: image {i!r}: is not in {gt.json}; remove the prediction" for i in predictions if i not in known
-    ]
-    scores = PQAccumulator(categories)
-    for done, record in enumerate(records, 1):
-        if record.image_id in predictions:
-            faults = _add_strictly(scores, record, *predictions[record.image_id])
-            problems += [f"image {record.image_id!r}: {fault}" for fault in faults]
-        else:
-            problems.append(f"{pred.json}: image {record.image_id!r}: has no usable prediction; predict it too")
-        progress(done, len(records))
-    raise_problems(problems, f"{pred.json} cannot be scored against {gt.json}:", limit=50)
-    return scores
-
-
-def _add_strictly(
-    scores: PQAccumulator, record: coco.Record, map_path: Path, predictions: Mapping[int, int]
-) -> list[str]:
-    try:
-        truth, prediction = read_id_map(record.map), read_id_map(map_path)
-        coco.check_map_size(record, truth.shape)
-        coco.check_map_size(record._replace(map=map_path), prediction.shape)
-    except InputError as error:
-        return [str(error)]
-    shared = overlaps(truth, prediction)
-    areas, predicted_areas = segment_areas(shared)
-    faults = coco.id_faults(areas, [s.id for s in record.segments], record.map)
-    faults += coco.id_faults(predicted_areas, predictions, map_path)
-    faults += [
-        f"segment {s.id}: its area is {s.area} in the JSON, {areas[s.id]} in {record.map}; correct the JSON"
-        for s in record.segments
-        if s.id in areas and areas[s.id] != s.area
-    ]
-    if not faults:
-        ids = scores.categories.ids
-        truths = {s.id: TruthSegment(ids[s.label], s.area, s.iscrowd) for s in record.segments}
-        scores.add_matches(record.image_id, match_segments(shared, truths, predictions))
-    return faults
-
-
-def _score_like_panopticapi(gt: coco.SplitPaths, pred: coco.SplitPaths, progress: Progress) -> PQAccumulator:
-    annotations, entries = read_sections(gt.json, ("annotations", "categories"))
-    (predictions,) = read_sections(pred.json, ("annotations",))
-    with _fields_needed(gt.json, pred.json):
-        scores = PQAccumulator(_categories_like_panopticapi(entries))
-        by_image = {annotation["image_id"]: annotation for annotation in predictions}
-    for done, annotation in enumerate(annotations, 1):
-        with _fields_needed(gt.json, pred.json):
-            if annotation["image_id"] not in by_image:
-                raise InputError(f"{pred.json}: image {annotation['image_id']!r} has no prediction; predict it too")
-            _add_like_panopticapi(scores, gt.maps, annotation, pred.maps, by_image[annotation["image_id"]])
-        progress(done, len(annotations))
-    return scores
-
-
-@contextmanager
-def _fields_needed(*paths: Path) -> Iterator[None]:
-    try:
-        yield
-    except (KeyError, TypeError) as error:
-        names = " or ".join(map(str, paths))
-        raise InputError(f"{names} lacks or mistakes a field ({error!r}); score strictly to see where") from error
-
-
-def _add_like_panopticapi(
-    scores: PQAccumulator, gt_folder: Path, truth: Mapping[str, Any], pred_folder: Path, prediction: Mapping[str, Any]
-) -> None:
-    gt_path, map_path = gt_folder / truth["file_name"], pred_folder / prediction["file_name"]
-    gt_ids, pred_ids = read_id_map(gt_path), read_id_map(map_path)
-    if gt_ids.shape != pred_ids.shape:
-        raise InputError(
-            f"{gt_path} is {gt_ids.shape} (height, width), {map_path} {pred_ids.shape}; predict at full size"
-        )
-    shared = overlaps(gt_ids, pred_ids)
-    truths = {s["id"]: TruthSegment(s["category_id"], s["area"], s["iscrowd"] == 1) for s in truth["segments_info"]}
-    predictions = {s["id"]: s["category_id"] for s in prediction["segments_info"]}
-    faults = coco.id_faults(segment_areas(shared)[1], predictions, map_path)
-    faults += [
-        f"segment {segment_id}: category_id {category_id!r} is not in the ground truth's categories; correct it"
-        for segment_id, category_id in predictions.items()
-        if category_id not in scores.categories.label_of
-    ]
-    raise_problems(faults, f"image {truth['image_id']!r}: the prediction cannot be scored, by panopticapi neither:")
-    scores.add_matches(truth["image_id"], match_segments(shared, truths, predictions))
-
-
-def _categories_like_panopticapi(entries: Iterable[Mapping[str, Any]]) -> Categories:
-    # it reads no names, and of an id that comes twice it keeps the last entry
-    by_id = {entry["id"]: entry for entry in entries}
-    names = [str(entry.get("name", category_id)) for category_id, entry in by_id.items()]
-    count = Counter(names)
-    unique = (f"{name} ({i})" if count[name] > 1 else name for i, name in zip(by_id, names, strict=True))
-    return Categories(tuple(unique), tuple(entry["isthing"] == 1 for entry in by_id.values()), tuple(by_id))
-
-
-def _refuse_strange_ids(at: str, panoptic: Panoptic, areas: Mapping[int, int]) -> None:
-    listed = [segment.id for segment in panoptic.segments]
+def _check_segments(at: str, panoptic: Panoptic, areas: Mapping[int, int], categories: Categories) -> None:
+    own, listed = panoptic.categories, [segment.id for segment in panoptic.segments]
+    if (own.names, own.things, own.ids) != (categories.names, categories.things, categories.ids):
+        raise InputError(f"{at}: has other categories; use those of the ground truth")
     if len({*listed}) != len(listed) or {*areas} - {0} != {*listed}:
         raise InputError(f"{at}: the ids in the map and those of its segments differ; list each id > 0 of the map once")
-
-
-def _same_classes(one: Categories, other: Categories) -> bool:
-    return one is other or (one.names, one.things, one.ids) == (other.names, other.things, other.ids)
-
-
-def _running_sum(values: Iterable[float]) -> float:
-    # not sum(): from Python 3.12 it compensates rounding errors, which panopticapi does not
-    total = 0.0
-    for value in values:
-        total += value
-    return total
 
 
 def _percent(value: float | None) -> str:

@@ -43,11 +43,12 @@ def find(name: str) -> tuple[ModelConfig, type[PanopticModel]]:
 def create(name: str, categories: Categories, config: ModelConfig | None = None, **changes: Any) -> PanopticModel:
     """Build a model with random weights for these categories.
 
-    `config` replaces the preset's; `changes` replace single fields of it. Raises `InputError` for an unknown name or field.
+    `config` replaces the preset's; `changes` replace single fields of it. Raises `InputError` for an unknown name or
+    field.
     """
     from thingstuff.config import changed
 
     preset, model_class = find(name)
-    model: PanopticModel = model_class(changed(config or preset, changes), categories)  # type: ignore[arg-type]
+    model: PanopticModel = model_class(changed(config or preset, changes), categories)
     model.name = name
     return model

@@ -148,9 +148,9 @@ class PanopticModel(nn.Module, ABC):
     ) -> Panoptic | list[Panoptic]:
         """Return the panoptic map of a picture, or of each of a list in its order.
 
-        Pictures are paths, PIL images or uint8 [H, W, 3] RGB; maps have the pictures' own sizes. Only pictures of equal padded size
-        share a batch, so that a list gives what each gives alone. `progress` is called with the number done.
-        Raises `InputError` for what is no picture.
+        Pictures are paths, PIL images or uint8 [H, W, 3] RGB; maps have the pictures' own sizes. Only pictures of
+        equal padded size share a batch, so that a list gives what each gives alone. `progress` is called with the
+        number done. Raises `InputError` for what is no picture.
         """
         if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
             return self._predict_list([pictures], 1, None)[0]

@@ -1,7 +1,7 @@
 """Panoptic FCN (Li et al., CVPR 2021): a kernel per object or stuff region, convolved with one feature, is its mask.
 
-Letters: B pictures, T thing classes, R region classes, C channels, K kernel channels, E encoded channels, P (instance, level)
-pairs, k positives of a pair, H W the stride-4 map, h w a level's map.
+Letters: B pictures, T thing classes, R region classes, C channels, K kernel channels, E encoded channels, P
+(instance, level) pairs, k positives of a pair, H W the stride-4 map, h w a level's map.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ from thingstuff.models.panoptic_fcn_targets import (
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Images, Segments, Size, Target
 
-LEVELS = (3, 4, 5, 6, 7)
+FIRST_LEVEL = 3
 REFERENCE_AREA = 640 * 480
 """Pixels of the pictures that `stuff_area` is meant for, where it is relative."""
 
@@ -76,12 +75,14 @@ class PanopticFCNConfig(ModelConfig):
 
     region_has_thing: bool = True
     """Region class 0 is "some thing"."""
-    level_ranges: tuple[tuple[float, float], ...] = TargetSettings.level_ranges
-    """sqrt(box area) in pixels of the network input, from and to, that each of P3..P7 learns; an object may go to several."""
+    level_ranges: tuple[tuple[float, float], ...] = Field(
+        default=TargetSettings.level_ranges, min_length=3, max_length=5
+    )
+    """sqrt(box area) in network-input pixels, from and to, that each of P3, P4, ... (to P7) learns; may overlap."""
     positives: int = Field(default=7, ge=1)
     """Positions of an object on a level whose kernels learn its mask (k of the weighted DICE)."""
     unlabelled: Literal["ignored", "negative"] = "ignored"
-    """Unlabelled pixels and crowds: left out of the losses, or negatives as in the authors' code (the paper's recipes)."""
+    """Unlabelled pixels and crowds: left out of the losses, or negatives as in the authors' code (paper recipes)."""
     focal_alpha: float = 0.25
     """Focal loss's weight of positives."""
     focal_gamma: float = 2.0
@@ -112,7 +113,7 @@ class PanopticFCNConfig(ModelConfig):
     stuff_area: float = 4096
     """Stuff with fewer pixels is dropped ..."""
     stuff_area_relative: bool = True
-    """... scaled by picture area / (640 x 480), so that small and large pictures lose alike (off in the authors' code)."""
+    """... scaled by picture area / (640 x 480), so that small and large pictures lose alike (authors: off)."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ class PanopticFCN(PanopticModel):
         super().__init__(config, categories)
         regions = len(categories.stuff_labels) + config.region_has_thing
         self.backbone = ResNet(config.backbone)
-        self.fpn = FPN(self.backbone.channels, config.fpn_channels)
+        self.levels = tuple(range(FIRST_LEVEL, FIRST_LEVEL + len(config.level_ranges)))
+        self.fpn = FPN(self.backbone.channels, config.fpn_channels, self.levels[-1])
         self.semantic_fpn = SemanticFPN(config.fpn_channels, config.semantic_channels)
         self.position_head = PositionHead(config, len(categories.thing_labels), regions)
         self.kernel_head = KernelHead(config)
@@ -220,11 +222,11 @@ class PanopticFCN(PanopticModel):
 
     def forward(self, images: Images) -> PanopticFCNOutput:
         pyramid = self.fpn(self.backbone(images.pixels))
-        positions = [self.position_head(pyramid[level]) for level in LEVELS]
+        positions = [self.position_head(pyramid[level]) for level in self.levels]
         return PanopticFCNOutput(
             centres=tuple(centres for centres, _ in positions),
             regions=tuple(regions for _, regions in positions),
-            kernels=tuple(self.kernel_head(pyramid[level]) for level in LEVELS),
+            kernels=tuple(self.kernel_head(pyramid[level]) for level in self.levels),
             feature=self.feature_encoder(self.semantic_fpn(pyramid)),
         )
 
@@ -248,7 +250,7 @@ class PanopticFCN(PanopticModel):
         }
 
     def _position_losses(self, output: PanopticFCNOutput, levels: list[LevelTargets]) -> tuple[Tensor, Tensor]:
-        """Focal loss summed over centres; over regions the mean over labelled cells, summed over pictures and classes."""
+        """Focal loss: summed over centres; of regions the mean over cells, summed over pictures and classes."""
         alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
         things, stuff = [], []
         for centres, regions, level in zip(output.centres, output.regions, levels, strict=True):
@@ -294,7 +296,7 @@ class PanopticFCN(PanopticModel):
     # ---- predicting
 
     def segments(self, output: PanopticFCNOutput, images: Images) -> list[Segments]:
-        """Return each picture's things by falling score, then its stuff by ascending label, `VOID` (some thing) first."""
+        """Return each picture's things by falling score, then stuff by ascending label, `VOID` (some thing) first."""
         output = output.float()
         return [self._picture_segments(output, images, b) for b in range(len(images))]
 
@@ -329,7 +331,7 @@ class PanopticFCN(PanopticModel):
         c = self.config
         return [
             thing_peaks(centres[b], kernels[b], 3 if level < 6 else 5, c.candidates // 2, c.thing_threshold)
-            for level, centres, kernels in zip(LEVELS, output.centres, output.kernels, strict=True)
+            for level, centres, kernels in zip(self.levels, output.centres, output.kernels, strict=True)
         ]
 
     def stuff_candidates(self, output: PanopticFCNOutput, b: int) -> list[Kernels]:
@@ -365,8 +367,8 @@ def positive_kernels(
 ) -> tuple[Float[Tensor, "P k"], Float[Tensor, "P k K"]]:
     """Return, per (instance, level) pair, the centre probabilities of its best positions and the kernels there.
 
-    A position counts inside the instance's mask (above 0.1 on the level). k is `positives`, or the level's cells where it has fewer.
-    Gradients flow through the probabilities, which weight the pair's DICE losses.
+    A position counts inside the instance's mask (above 0.1 on the level). k is `positives`, or the level's cells
+    where it has fewer. Gradients flow through the probabilities, which weight the pair's DICE losses.
     """
     shape = _shape(centres)
     soft = [to_level(things[None], shape)[0] for things in masks.things]

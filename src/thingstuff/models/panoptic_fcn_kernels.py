@@ -38,8 +38,8 @@ def thing_peaks(
 ) -> Kernels:
     """Read the kernels at a level's best object centres, by falling score.
 
-    The probabilities are averaged with their local mean, kept where they are a 3x3 maximum of their class, and the best `limit`
-    above `threshold` taken; `smoothing` is the window of the mean, zeros at the border counted.
+    The probabilities are averaged with their local mean, kept where they are a 3x3 maximum of their class, and the
+    best `limit` above `threshold` taken; `smoothing` is the window of the mean, zeros at the border counted.
     """
     if centres.shape[0] == 0:
         return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
@@ -56,7 +56,8 @@ def thing_peaks(
 def stuff_regions(regions: Float[Tensor, "R h w"], kernels: Float[Tensor, "K h w"], threshold: float) -> Kernels:
     """Pool a kernel over each region class's cells, by ascending class.
 
-    The sum over the region is divided by the whole map's area, in training too, so a kernel's length grows with its region.
+    The sum over the region is divided by the whole map's area, in training too, so a kernel's length grows with its
+    region.
     """
     if regions.shape[0] == 0:
         return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
@@ -79,8 +80,9 @@ def _no_labels(like: Tensor) -> Int[Tensor, "0"]:
 def fuse_things(things: Kernels, similarity: float, class_aware: bool = True) -> Kernels:
     """Average kernels that belong to one object; `things` stand by falling score (section 3.2, kernel fusion).
 
-    Two kernels match where their cosine reaches `similarity` (and their classes agree). A kernel survives if no better one, surviving
-    or not, matches it; it averages those whose first match it is, itself included, and keeps its score and class.
+    Two kernels match where their cosine reaches `similarity` (and their classes agree). A kernel survives if no
+    better one, surviving or not, matches it; it averages those whose first match it is, itself included, and keeps
+    its score and class.
     """
     unit = things.vectors / things.vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
     match = (unit @ unit.T) >= similarity
@@ -97,7 +99,7 @@ def fuse_things(things: Kernels, similarity: float, class_aware: bool = True) ->
 
 def fuse_stuff(stuff: Kernels) -> Kernels:
     """Average the kernels and scores of each class over the levels, by ascending class."""
-    labels, row = stuff.labels.unique(return_inverse=True)
+    labels, row = torch.unique(stuff.labels, return_inverse=True)
     member = F.one_hot(row, len(labels)).T.to(stuff.vectors.dtype) if len(labels) else stuff.vectors.new_zeros((0, 0))
     member = member / member.sum(1, keepdim=True)
     return Kernels(member @ stuff.vectors, labels, member @ stuff.scores)

@@ -1,7 +1,7 @@
 """What Panoptic FCN learns from: per pyramid level object centres and stuff regions, and stride-4 masks (section 3.3).
 
-Letters: B pictures, T thing classes, R region classes (0 is "some thing"), P (instance, level) pairs, S (region, level) ones,
-H W the padded stride-4 map, h w a level's map.
+Letters: B pictures, T thing classes, R region classes (0 is "some thing"), P (instance, level) pairs, S (region,
+level) ones, H W the padded stride-4 map, h w a level's map.
 """
 
 from collections.abc import Sequence
@@ -125,7 +125,8 @@ def mass_centres(masks: Float[Tensor, "N H W"]) -> Float[Tensor, "N 2"]:
 def gaussian_radius(size: Float[Tensor, "N 2"], min_overlap: float) -> Float[Tensor, "N"]:
     """Return the radius within which a shifted box of (height, width) keeps `min_overlap`.
 
-    As CornerNet's released code (Law and Deng 2018) has it: its roots lack the division by a, which the weights were trained with.
+    As CornerNet's released code (Law and Deng 2018) has it: its roots lack the division by a, which the weights were
+    trained with.
     """
     total, area = size.sum(1), size.prod(1)
     m = min_overlap
@@ -139,7 +140,7 @@ def gaussian_radius(size: Float[Tensor, "N 2"], min_overlap: float) -> Float[Ten
 
 
 def gaussian_maps(cells: Int[Tensor, "P 2"], radius: Int[Tensor, "P"], shape: Size) -> Float[Tensor, "P h w"]:
-    """Return a Gaussian with sigma (2 r + 1) / 3 around each (row, column), cut off beyond its radius; 1 at the centre."""
+    """Return a Gaussian of sigma (2 r + 1) / 3 around each (row, column), cut off beyond its radius r."""
     rows = torch.arange(shape[0], device=cells.device)[None, :, None] - cells[:, 0, None, None]
     columns = torch.arange(shape[1], device=cells.device)[None, None, :] - cells[:, 1, None, None]
     r = radius[:, None, None]
@@ -151,7 +152,7 @@ def gaussian_maps(cells: Int[Tensor, "P 2"], radius: Int[Tensor, "P"], shape: Si
 def level_targets(
     masks: MaskTargets, shapes: Sequence[Size], canvas: Size, settings: TargetSettings
 ) -> list[LevelTargets]:
-    """Return the targets of each level, whose maps have the given shapes; canvas is (H, W) of the padded batch in pixels."""
+    """Return the targets of each level, whose maps have the given shapes; canvas is the padded batch's (H, W)."""
     device = masks.regions.device
     counts = [len(labels) for labels in masks.labels]
     picture = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts, device=device))

@@ -1,0 +1,232 @@
+"""The command as a person uses it: the main road, and every wrong turn with its message."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import thingstuff as ts
+from thingstuff.cli import main
+from thingstuff.data.scenes import SceneConfig, make_scenes
+
+SMALL = ["steps=2", "batch_size=2", "workers=0", "evaluate_every=2", "augment.short_sides=[64]"]
+SMALL += ["preprocess.short_side=64", "backbone.stem_channels=8", "backbone.res2_channels=8", "encoder_channels=8"]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("cli") / "data", train=4, val=2, config=SceneConfig(size=(64, 80)))
+
+
+@pytest.fixture
+def data(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "data"))
+
+
+@pytest.fixture(scope="module")
+def run(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli-run") / "a"
+    assert call("train", original, "--model", "panoptic-fcn-tiny", "--out", out, *SMALL) == 0
+    return out
+
+
+def call(*arguments: object) -> int:
+    """Run the command in this process and return its exit code."""
+    before = sys.argv
+    sys.argv = ["thingstuff", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must be refused with exit code 2 and return its message."""
+    capsys.readouterr()
+    assert call(*arguments) == 2
+    message = capsys.readouterr().err
+    assert message
+    assert "Traceback" not in message
+    return message
+
+
+def test_a_run_folder_holds_all_of_a_run(run: Path) -> None:
+    names = {p.name for p in run.iterdir()}
+    assert names == {
+        "config.yaml",
+        "metrics.jsonl",
+        "best.safetensors",
+        "last.safetensors",
+        "result.json",
+        "report.html",
+        "overlays",
+    }
+    assert len(list((run / "overlays").glob("*.jpg"))) == 2
+
+
+def test_evaluate_a_model(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("evaluate", data, "--weights", run, "--json", tmp_path / "out.json", "--per-class") == 0
+    shown = capsys.readouterr().out
+    assert "Things" in shown
+    assert "star" in shown
+    assert json.loads((tmp_path / "out.json").read_text()) == json.loads((run / "result.json").read_text())
+
+
+def test_predict_writes_coco_panoptic_that_evaluate_scores(run: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert call("predict", data / "val", "--weights", run, "--out", out) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["overlays", "panoptic", "panoptic.json"]
+    assert len(list((out / "panoptic").glob("*.png"))) == len(list((out / "overlays").glob("*.jpg"))) == 2
+    files = ("--gt", data / "panoptic_val.json", "--pred", out / "panoptic.json")
+    assert call("evaluate", *files, "--json", tmp_path / "files.json") == 0
+    scored = json.loads((tmp_path / "files.json").read_text())
+    assert scored["all"] == json.loads((run / "result.json").read_text())["all"]
+
+
+def test_the_python_api(run: Path, data: Path, tmp_path: Path) -> None:
+    model = ts.load(run)
+    photos = sorted((data / "val").iterdir())
+    result = model.predict(photos[0])
+    several = model.predict(photos)
+    assert several[0].ids.tolist() == result.ids.tolist()
+    assert result.draw(photos[0]).size == Image.open(photos[0]).size
+    written = result.save(tmp_path / "out")
+    assert json.loads(written.read_text())["annotations"][0]["segments_info"] == result.to_coco("x", 1)["segments_info"]
+
+
+def test_evaluating_a_data_set_against_itself_gives_100(data: Path, tmp_path: Path) -> None:
+    file = data / "panoptic_val.json"
+    assert call("evaluate", "--gt", file, "--pred", file, "--json", tmp_path / "out.json") == 0
+    assert json.loads((tmp_path / "out.json").read_text())["all"]["pq"] == 1.0
+
+
+def test_demo_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "demo"
+    size = ("--pictures", 6, "--val-pictures", 2, "--steps", 2)
+    assert call("demo", "--out", out, *size) == 0
+    shown = capsys.readouterr().out
+    assert "most frequent" in shown.lower()
+    assert f"report: {out / 'run' / 'report.html'}" in shown
+    command = next(line for line in shown.splitlines() if line.startswith("next:")).split()[2:]
+    assert call(*command) == 0
+    assert (out / "predictions" / "panoptic.json").is_file()
+    assert call("demo", "--out", out, *size) == 2
+    assert call("demo", "--out", out, *size, "--overwrite") == 0
+
+
+def edit(path: Path, change: object) -> None:
+    content = json.loads(path.read_text())
+    change(content)  # type: ignore[operator]
+    path.write_text(json.dumps(content))
+
+
+def train_refused(capsys: pytest.CaptureFixture[str], data: Path, *more: object) -> str:
+    out = data.parent / "never"
+    message = refused(capsys, "train", data, "--model", "panoptic-fcn-tiny", "--out", out, *SMALL, *more)
+    assert not out.exists()
+    return message
+
+
+def test_data_that_is_not_there(capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path) -> None:
+    assert "nowhere" in train_refused(capsys, tmp_path / "nowhere")
+    (data / "panoptic_val.json").unlink()
+    assert "val" in train_refused(capsys, data)
+    (tmp_path / "empty").mkdir()
+    assert "empty" in train_refused(capsys, tmp_path / "empty")
+
+
+def test_broken_json(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    path = data / "panoptic_train.json"
+    path.write_text(path.read_text()[:-20])
+    message = train_refused(capsys, data)
+    assert str(path) in message
+    assert "line 1" in message
+
+
+def test_unknown_category(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    edit(data / "panoptic_train.json", lambda c: c["annotations"][1]["segments_info"][0].update(category_id=4321))
+    message = train_refused(capsys, data)
+    assert "4321" in message
+    assert "panoptic_train.json" in message
+
+
+def test_a_map_of_another_size_or_with_other_ids(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    path = sorted((data / "panoptic_train").iterdir())[0]
+    good = Image.open(path)
+    good.crop((0, 0, 40, 40)).save(path)
+    assert path.name in train_refused(capsys, data)
+    pixels = np.asarray(good).copy()
+    pixels[:20] = (1, 2, 3)
+    Image.fromarray(pixels).save(path)
+    out = data.parent / "started"
+    assert path.name in refused(
+        capsys, "train", data, "--model", "panoptic-fcn-tiny", "--out", out, *SMALL, "batch_size=4"
+    )
+
+
+def test_a_truncated_picture(capsys: pytest.CaptureFixture[str], data: Path, run: Path, tmp_path: Path) -> None:
+    path = sorted((data / "val").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:400])
+    out = tmp_path / "out"
+    assert path.name in refused(capsys, "predict", data / "val", "--weights", run, "--out", out)
+    assert not out.exists()
+    assert path.name in refused(capsys, "evaluate", data, "--weights", run)
+
+
+def test_weights_that_are_none(capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for weights in (tmp_path / "nothing", data / "panoptic_val.json", data):
+        message = refused(capsys, "predict", data / "val", "--weights", weights, "--out", out)
+        assert str(weights) in message
+    assert not out.exists()
+
+
+def test_a_folder_in_use_is_kept(capsys: pytest.CaptureFixture[str], data: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("all my work")
+    for arguments in (
+        ("train", data, "--model", "panoptic-fcn-tiny", "--out", out, *SMALL),
+        ("predict", data / "val", "--weights", run, "--out", out),
+        ("demo", "--out", out),
+    ):
+        assert "--overwrite" in refused(capsys, *arguments)
+    assert call("train", data, "--model", "panoptic-fcn-tiny", "--out", out, "--overwrite", *SMALL) == 0
+    assert call("predict", data / "val", "--weights", run, "--out", out, "--overwrite") == 0
+    assert (out / "thesis.txt").read_text() == "all my work"
+
+
+def test_wrong_settings_name_the_nearest_key(capsys: pytest.CaptureFixture[str], data: Path) -> None:
+    assert "'optim.lr'" in train_refused(capsys, data, "optim.lrr=1")
+    assert "'encoder_channels'" in train_refused(capsys, data, "encoder_chanels=1")
+    assert "steps" in train_refused(capsys, data, "steps=many")
+    assert "key=value" in train_refused(capsys, data, "steps")
+    assert "panoptic-fcn-tiny" in refused(capsys, "train", data, "--model", "panoptic-fcn", "--out", data / "x")
+
+
+def test_no_imagenet_weights_offline(
+    capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    message = refused(capsys, "train", data, "--model", "panoptic-fcn-r18", "--out", tmp_path / "x")
+    assert "ResNet-18" in message
+    assert "backbone.weights=none" in message
+    assert not (tmp_path / "x").exists()
+
+
+def test_resuming_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "config.yaml" in refused(capsys, "train", "--resume", "--out", tmp_path)
+
+
+def test_pictures_of_one_name(capsys: pytest.CaptureFixture[str], data: Path, run: Path, tmp_path: Path) -> None:
+    first = sorted((data / "val").iterdir())[0]
+    twin = tmp_path / first.name
+    shutil.copy(first, twin)
+    assert first.name in refused(capsys, "predict", first, twin, "--weights", run, "--out", tmp_path / "out")
