@@ -1,5 +1,6 @@
 """The `thingstuff` command: every subcommand is one library function."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -25,6 +26,8 @@ DEMO_FOLDER = Path("thingstuff-demo")
 
 def main() -> None:
     """Run the command; what a user can mend is one message and exit code 2."""
+    # OpenMP's threads would spin while they wait, which stalls training where another program wants the cores too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except InputError as error:

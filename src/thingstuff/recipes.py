@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from thingstuff.data.transforms import AugmentConfig
+from thingstuff.models.base import PreprocessConfig
 from thingstuff.optim import OptimConfig
 from thingstuff.training import TrainConfig
 
@@ -24,32 +25,37 @@ def panoptic_fcn_paper(schedule: str = "1x", batch_size: int = 16) -> TrainConfi
     )
 
 
-def fine_tune() -> TrainConfig:
-    """Return a short recipe for one's own pictures on one small GPU, from pretrained weights."""
+def _around(size: PreprocessConfig, *shares: float) -> tuple[int, ...]:
+    return tuple(round(size.short_side * share) for share in shares)
+
+
+def fine_tune(size: PreprocessConfig) -> TrainConfig:
+    """Return a short recipe for one's own pictures on one small GPU, from pretrained weights; `size` is the model's."""
     return TrainConfig(
         steps=4000,
         batch_size=4,
         optim=OptimConfig(kind="adamw", lr=2e-4, backbone_lr=0.25, weight_decay=0.02, warmup_steps=200, clip="norm"),
-        augment=AugmentConfig(short_sides=(480, 512, 544, 576, 608, 640), max_side=1066, color=0.2),
+        augment=AugmentConfig(short_sides=_around(size, 0.8, 0.85, 0.9, 0.95, 1.0), max_side=size.max_side, color=0.2),
     )
 
 
-def scratch() -> TrainConfig:
-    """Return a recipe for a small model without pretrained weights, on a CPU too."""
+def scratch(size: PreprocessConfig) -> TrainConfig:
+    """Return a recipe for a small model without pretrained weights, on a CPU too; `size` is the model's."""
     return TrainConfig(
         steps=1500,
-        batch_size=8,
+        batch_size=4,
+        workers=0,  # reading is little work beside a CPU's training, and a worker would take one of few cores
         optim=OptimConfig(
-            kind="adamw", lr=2e-3, weight_decay=0.02, schedule="cosine", warmup_steps=50, clip="norm", clip_at=20.0
+            kind="adamw", lr=3e-3, weight_decay=0.02, schedule="cosine", warmup_steps=50, clip="norm", clip_at=20.0
         ),
-        augment=AugmentConfig(short_sides=(112, 128, 144), max_side=256, color=0.2),
+        augment=AugmentConfig(short_sides=_around(size, 0.875, 1.0, 1.125), max_side=2 * size.max_side, color=0.2),
     )
 
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {
+RECIPES: dict[str, Callable[[PreprocessConfig], TrainConfig]] = {
     "scratch": scratch,
     "fine-tune": fine_tune,
-    "panoptic-fcn-1x": lambda: panoptic_fcn_paper("1x"),
-    "panoptic-fcn-3x": lambda: panoptic_fcn_paper("3x"),
+    "panoptic-fcn-1x": lambda _: panoptic_fcn_paper("1x"),
+    "panoptic-fcn-3x": lambda _: panoptic_fcn_paper("3x"),
 }
-"""Name -> function."""
+"""Name -> function of the model's size rule."""

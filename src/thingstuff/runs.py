@@ -71,7 +71,7 @@ def make_config(
     model = changed(preset, of_model)
     if recipe is None:
         recipe = "scratch" if "backbone.weights" in dotted_keys(model) and _from_scratch(model) else "fine-tune"
-    train = changed(RECIPES[recipe](), of_training, "training")
+    train = changed(RECIPES[recipe](model.preprocess), of_training, "training")
     return RunConfig(data=data, model_name=model_name, model=model, train=train, val_split=val_split)
 
 

@@ -9,7 +9,7 @@ from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
 from thingstuff.panoptic import Categories
 
 _TINY = PanopticFCNConfig(
-    preprocess=PreprocessConfig(short_side=128, max_side=256),
+    preprocess=PreprocessConfig(short_side=128, max_side=1333),
     backbone=BackboneConfig(
         depth=18, norm="batch", weights="none", frozen_stages=0, stem_channels=32, res2_channels=32
     ),
@@ -22,7 +22,12 @@ _TINY = PanopticFCNConfig(
     kernel_convs=2,
     encoder_channels=32,
     encoder_convs=2,
-    level_ranges=((1, 48), (24, 96), (48, 192), (96, 384), (192, 2048)),
+    # Three levels, since P6 and P7 of small pictures are a few cells; positions weigh more and scores less, since from
+    # scratch and in minutes they are learned last.
+    level_ranges=((1, 40), (28, 80), (56, 2048)),
+    position_weight=4.0,
+    thing_score=0.1,
+    stuff_threshold=0.2,
 )
 
 MODELS: dict[str, tuple[ModelConfig, type[PanopticModel]]] = {
