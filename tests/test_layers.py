@@ -75,6 +75,13 @@ def test_a_block_has_a_norm_or_a_bias_and_ends_in_relu(norm: bool, deformable: b
     assert (block(x) == 0).any()
 
 
+def test_a_block_on_a_single_cell_gives_its_norm_s_bias() -> None:
+    """The last level of one small picture: a group of one value has no variance, and is its own mean."""
+    block = ConvBlock(3, 32)
+    nn.init.constant_(block.norm.bias, 0.5)
+    torch.testing.assert_close(block(noise(1, 3, 1, 1)), torch.full((1, 32, 1, 1), 0.5))
+
+
 def stages_of(channels: dict[int, int], height: int, width: int) -> dict[int, torch.Tensor]:
     return {s: noise(2, c, height >> s, width >> s, seed=s) for s, c in channels.items()}
 

@@ -95,8 +95,8 @@ def test_the_four_losses_are_their_formulas() -> None:
     assert pairs == len(things) > 3
     assert ours["position_things"] == pytest.approx(float(centres) / pairs, rel=1e-5)
     assert ours["position_stuff"] == pytest.approx(float(regions) / 2, rel=1e-5)
-    assert ours["mask_things"] == pytest.approx(3 * float(torch.stack(things).sum()) / pairs, rel=1e-5)
-    assert ours["mask_stuff"] == pytest.approx(3 * float(torch.stack(stuff).mean()), rel=1e-5)
+    assert ours["mask_things"] == pytest.approx(3 * float(torch.stack(things).sum().detach()) / pairs, rel=1e-5)
+    assert ours["mask_stuff"] == pytest.approx(3 * float(torch.stack(stuff).mean().detach()), rel=1e-5)
 
 
 def thing_loss(net: PanopticFCN, maps: PanopticFCNOutput, truth: Tensor, level: int, b: int, label: int) -> Tensor:
@@ -143,7 +143,7 @@ def test_ignored_pixels_have_no_say() -> None:
         centres=tuple(right_replaced(a, b) for a, b in zip(maps.centres, noise.centres, strict=True)),
         regions=tuple(right_replaced(a, b) for a, b in zip(maps.regions, noise.regions, strict=True)),
         kernels=tuple(right_replaced(a, b) for a, b in zip(maps.kernels, noise.kernels, strict=True)),
-        feature=right_replaced(maps.feature, noise.feature),
+        feature=right_replaced(maps.feature, 3 * noise.feature),
     )
     ignored, negative = model(), model(unlabelled="negative")
     assert losses(ignored, maps, halves()) == pytest.approx(losses(ignored, right, halves()), rel=1e-6)
@@ -251,9 +251,7 @@ def test_thresholds_and_limits_do_what_they_say() -> None:
     assert len(found(rescored_threshold=0.3)) < len(every)
     assert VOID not in found(stuff_threshold=0.999).labels.tolist()
     assert not set(found(thing_threshold=0.999).labels.tolist()) & set(CATEGORIES.thing_labels)
-    assert len(found(similarity=0.2)) < len(
-        found(similarity=0.2, thing_threshold=0.0, candidates=1000, class_aware=True)
-    )
+    assert len(found(similarity=0.2)) < len(every)
     assert len(found(similarity=0.2, class_aware=False)) < len(found(similarity=0.2))
 
 

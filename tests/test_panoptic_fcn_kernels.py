@@ -51,10 +51,13 @@ def test_peaks_are_the_slow_loop(smoothing: int, limit: int) -> None:
     torch.testing.assert_close(found.vectors, torch.stack([kernels[:, y, x] for _, _, y, x in expected]))
 
 
-def test_a_level_with_fewer_cells_than_peaks_wanted_gives_what_it_has() -> None:
-    found = thing_peaks(torch.zeros(2, 1, 1), torch.ones(4, 1, 1), 5, 50, 0.05)
-    assert found.labels.tolist() == [0, 1]
-    assert found.scores.tolist() == pytest.approx([(0.5 + 0.5 / 25) / 2] * 2)
+def test_a_level_gives_no_more_peaks_than_it_has_cells() -> None:
+    """Of all classes together, as in the authors' code: the one cell of a small level is one class's."""
+    centres = torch.tensor([0.0, 1.0]).view(2, 1, 1)
+    found = thing_peaks(centres, torch.ones(4, 1, 1), 5, 50, 0.05)
+    assert found.labels.tolist() == [1]
+    p = torch.sigmoid(torch.tensor(1.0)).item()
+    assert found.scores.tolist() == pytest.approx([(p + p / 25) / 2])
 
 
 def test_no_peak_passes_or_no_class_is_there() -> None:

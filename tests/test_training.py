@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -76,8 +77,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(data: Path, tmp_path: P
     finished(start(command(data, tmp_path / "whole", *settings)))
     killed = start(command(data, tmp_path / "killed", *settings))
     wait_for_step(tmp_path / "killed", 10, killed)  # past the checkpoint at 8, in the middle of the second epoch
-    killed.send_signal(signal.SIGKILL)
+    workers = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
     killed.wait()
+    assert not psutil.wait_procs(workers, timeout=30)[1], "workers outlive their run"
     finished(start(["train", "--resume", "--out", str(tmp_path / "killed")]))
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "killed")
     assert list(resumed) == list(range(1, 19))

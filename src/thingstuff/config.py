@@ -76,6 +76,8 @@ def changed(config: ConfigT, changes: Mapping[str, Any], what: str = "model") ->
         *path, last = key.split(".")
         place = values
         for part in path:
+            if not isinstance(place[part], dict):
+                raise InputError(f"{what}: {part}={place[part]!r} has no {last!r} to set; give its fields one by one")
             place = place[part]
         place[last] = value
     return validated(type(config), values, what)

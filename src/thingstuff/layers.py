@@ -37,6 +37,13 @@ class DeformableConv2d(nn.Module):
         return y
 
 
+class _GroupNorm(nn.GroupNorm):
+    """Group norm that also takes a single value per group, which `F.group_norm` refuses: it becomes the bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class ConvBlock(nn.Module):
     """3x3 conv, group norm where asked for, ReLU; without the norm the conv has a bias."""
 
@@ -46,7 +53,7 @@ class ConvBlock(nn.Module):
             self.conv: nn.Module = DeformableConv2d(inputs, outputs, bias=not norm)
         else:
             self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm)
-        self.norm = nn.GroupNorm(GROUPS, outputs) if norm else nn.Identity()
+        self.norm = _GroupNorm(GROUPS, outputs) if norm else nn.Identity()
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         return F.relu(self.norm(self.conv(x)), inplace=True)

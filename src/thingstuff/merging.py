@@ -55,7 +55,7 @@ def instances(segments: Segments, categories: Categories, mask_threshold: float)
     return Instances(masks, boxes_of_masks(masks), things.labels, things.scores)
 
 
-def semantic_probabilities(segments: Segments, categories: Categories) -> Float[Tensor, "C+1 H W"]:
+def semantic_probabilities(segments: Segments, categories: Categories) -> Float[Tensor, "rows H W"]:
     """Return the stuff's probabilities at picture size by label, `VOID` in the last row; zero where there is none."""
     is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
     stuff = segments.pick(~is_thing)

@@ -46,7 +46,7 @@ def scratch(size: PreprocessConfig) -> TrainConfig:
         batch_size=4,
         workers=0,  # reading is little work beside a CPU's training, and a worker would take one of few cores
         optim=OptimConfig(
-            kind="adamw", lr=3e-3, weight_decay=0.02, schedule="cosine", warmup_steps=50, clip="norm", clip_at=20.0
+            kind="adamw", lr=4e-3, weight_decay=0.02, schedule="cosine", warmup_steps=50, clip="norm", clip_at=20.0
         ),
         augment=AugmentConfig(short_sides=_around(size, 0.875, 1.0, 1.125), max_side=2 * size.max_side, color=0.2),
     )

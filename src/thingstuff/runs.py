@@ -105,8 +105,7 @@ def read_config(run: Path) -> RunConfig:
         raise InputError(
             f"{path} cannot be read ({error!r}); restore it, or start a new run in another folder"
         ) from None
-    config = validated(RunConfig, {**values, "model": model.model_dump()}, str(path))
-    return config.model_copy(update={"model": model})
+    return validated(RunConfig, {**values, "model": model}, str(path))
 
 
 @dataclass(frozen=True)

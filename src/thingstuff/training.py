@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -56,6 +56,7 @@ class TrainConfig(BaseModel):
     """What happens to training pictures."""
 
 
+@runtime_checkable
 class Listener(Protocol):
     """What `fit` tells while it works; a display implements it."""
 

@@ -5,7 +5,10 @@ batch, whatever the number of workers.
 """
 
 import itertools
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -113,9 +116,18 @@ class ShareOfBatches:
             yield batch[share]
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Leave Ctrl-C to the main process, which saves before it stops."""
+def _start_worker(_: int) -> None:
+    """Leave Ctrl-C to the main process, which saves before it stops, and end with it however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    # A worker whose parent was killed would wait for ever to hand over its last batch.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _collate(examples: list[Example]) -> Batch:
@@ -140,7 +152,7 @@ def training_batches(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(seed),  # else making the loader would draw from the run's own
     )
     yield from loader

@@ -152,7 +152,7 @@ class PanopticModel(nn.Module, ABC):
         equal padded size share a batch, so that a list gives what each gives alone. `progress` is called with the
         number done. Raises `InputError` for what is no picture.
         """
-        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)):
+        if isinstance(pictures, (str, Path, Image.Image, np.ndarray)) or not hasattr(pictures, "__iter__"):
             return self._predict_list([pictures], 1, None)[0]
         return self._predict_list(list(pictures), batch_size, progress)
 

@@ -154,7 +154,13 @@ class PositionHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor]:
         x = self.blocks(x)
-        return self.centres(x), self.regions(x)
+        return _outputs(self.centres, x), _outputs(self.regions, x)
+
+
+def _outputs(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a conv that may have no outputs (categories without things), which torch's own refuses."""
+    y: Tensor = conv(x) if conv.out_channels else x.new_zeros((len(x), 0, *x.shape[2:]))
+    return y
 
 
 class KernelHead(nn.Module):

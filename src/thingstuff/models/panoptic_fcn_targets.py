@@ -175,7 +175,7 @@ def level_targets(
         valid, crowds = _valid_cells(masks, shape, settings.ignore_unlabelled)
         levels.append(
             LevelTargets(
-                centres=maps.view(len(counts), -1, *shape),
+                centres=maps.view(len(counts), masks.crowds.shape[1], *shape),
                 regions=_regions_on_level(masks.regions, shape),
                 picture=picture[chosen],
                 instance=instance[chosen],
