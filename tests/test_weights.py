@@ -142,7 +142,7 @@ def resnet18(changes: dict[str, Tensor | None] | None = None) -> dict[str, Tenso
 
 def load(config: BackboneConfig) -> ResNet:
     backbone = ResNet(config)
-    assert load_backbone(backbone, config)
+    assert load_backbone(backbone)
     return backbone
 
 

@@ -31,8 +31,8 @@ class BackboneConfig(BaseModel):
     """Stages without gradient: 1 is the stem, 2 adds Res2, ... 5 all; 0 none."""
     stem_channels: int = 64
     """Channels of the stem."""
-    res2_channels: int = 256
-    """Channels of C2; each later stage has twice as many. (torchvision: 64 for 18 and 34, 256 for 50 and 101.)"""
+    res2_channels: int | None = None
+    """Channels of C2; each later stage has twice as many. null is torchvision's: 64 for 18 and 34, 256 for 50, 101."""
     bottleneck_width: int = 64
     """Channels inside the bottlenecks of Res2; each later stage has twice as many."""
 
@@ -115,8 +115,8 @@ def _stage(
     config: BackboneConfig, stage: int, count: int, inputs: int, norm: Callable[[int], nn.Module]
 ) -> tuple[nn.Sequential, int]:
     factor, stride = 2 ** (stage - 2), 1 if stage == 2 else 2
-    outputs = config.res2_channels * factor
     basic = config.depth in (18, 34)
+    outputs = (config.res2_channels or (64 if basic else 256)) * factor
     blocks = []
     for position in range(count):
         step, source = (stride, inputs) if position == 0 else (1, outputs)

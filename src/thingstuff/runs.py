@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
 from thingstuff import checkpoint
+from thingstuff.backbones import ResNet
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
@@ -25,7 +26,6 @@ from thingstuff.evaluation.pq import PictureMatches, PQAccumulator, PQResult
 from thingstuff.io import atomic_write, read_picture
 from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
-from thingstuff.models.panoptic_fcn import PanopticFCN
 from thingstuff.recipes import RECIPES
 from thingstuff.report import Example, RunReport, write_report
 from thingstuff.training import Listener, TrainConfig, evaluate_model, fit
@@ -157,8 +157,9 @@ def train_run(
         )
     torch.manual_seed(config.train.seed)
     model = create(config.model_name, train.categories, config.model)
-    if isinstance(model, PanopticFCN) and not (resume and (out / f"last{checkpoint.SUFFIX}").exists()):
-        say(load_backbone(model.backbone, model.config.backbone))
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, ResNet) and not (resume and (out / f"last{checkpoint.SUFFIX}").exists()):
+        say(load_backbone(backbone))
     if is_main_process():
         _claim(out, resume, overwrite)
         atomic_write(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))

@@ -143,6 +143,8 @@ class _Run:
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Return accelerate's view of the devices, processes and precision; the CPU where there is no accelerator."""
     has_device = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("precision=fp16 needs a GPU; on a CPU give precision=bf16 or no")
     return Accelerator(
         cpu=not has_device, mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate
     )

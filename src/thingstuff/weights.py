@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from thingstuff.backbones import BackboneConfig, ResNet
+from thingstuff.backbones import ResNet
 from thingstuff.errors import InputError
 
 Rules = Sequence[tuple[str, str]]
@@ -126,8 +126,9 @@ def imagenet_state(depth: int) -> dict[str, Tensor]:
     return state
 
 
-def load_backbone(backbone: ResNet, config: BackboneConfig) -> str:
-    """Load the first weights that the config names into a backbone and return what was done, for people."""
+def load_backbone(backbone: ResNet) -> str:
+    """Load the first weights that a backbone's config names and return what was done, for people."""
+    config = backbone.config
     if config.weights == "none":
         if config.norm == "frozen" or config.frozen_stages:
             raise InputError(

@@ -33,7 +33,7 @@ _TINY = PanopticFCNConfig(
 MODELS: dict[str, tuple[ModelConfig, type[PanopticModel]]] = {
     "panoptic-fcn-r50": (PanopticFCNConfig(), PanopticFCN),
     "panoptic-fcn-r101": (PanopticFCNConfig(backbone=BackboneConfig(depth=101)), PanopticFCN),
-    "panoptic-fcn-r18": (PanopticFCNConfig(backbone=BackboneConfig(depth=18, res2_channels=64)), PanopticFCN),
+    "panoptic-fcn-r18": (PanopticFCNConfig(backbone=BackboneConfig(depth=18)), PanopticFCN),
     "panoptic-fcn-tiny": (_TINY, PanopticFCN),
 }
 

@@ -151,6 +151,7 @@ class PositionHead(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             assert conv.bias is not None
             nn.init.constant_(conv.bias, -2.19)
+            conv.requires_grad_(conv.out_channels > 0)  # none would be left without a gradient, which DDP refuses
 
     def forward(self, x: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor]:
         x = self.blocks(x)
