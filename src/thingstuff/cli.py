@@ -49,7 +49,7 @@ def _console() -> "Console":
     return Console(quiet=not is_main_process())
 
 
-def _version(value: bool) -> None:
+def _version(value: bool | None) -> None:
     if value:
         from thingstuff import __version__
 
@@ -60,8 +60,8 @@ def _version(value: bool) -> None:
 @app.callback()
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
+        bool | None, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = None,
 ) -> None:
     """Panoptic segmentation: train on your own pictures, measure, predict."""
 
