@@ -192,3 +192,31 @@ def test_a_run_goes_on_only_with_the_same_batch(data: Path, tmp_path: Path) -> N
     other = again.model_copy(update={"train": TrainConfig(**{**again.train.model_dump(), "batch_size": 3, "steps": 4})})
     with pytest.raises(InputError, match=r"had 2 pictures a step.*now it is 3"):
         train_run(other, tmp_path / "run", resume=True)
+
+
+def test_accumulated_batches_are_averaged_to_one_update(data: Path, tmp_path: Path) -> None:
+    from thingstuff.data.loading import training_batches
+    from thingstuff.models import create
+
+    train = CocoPanoptic.open(data, "train")
+    optim = {"optim.kind": "sgd", "optim.clip": "none", "optim.warmup_steps": 0, "optim.schedule": "constant"}
+    changes = {"steps": 1, "workers": 0, "batch_size": 2, "accumulate": 2, "optim.weight_decay": 0.0, **optim}
+    config = make_config(str(data), "panoptic-fcn-tiny", {**changes, "backbone.norm": "group"})
+    torch.manual_seed(0)
+    model = create("panoptic-fcn-tiny", train.categories, config.model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    settings = {"batch_size": 2, "steps": range(2), "seed": config.train.seed, "workers": 0}
+    for batch in training_batches(train, config.train.augment, **settings):
+        losses = model.loss(model(model.pad(batch.pictures)), batch.targets("cpu"))
+        (sum(losses.values()) / 2).backward()
+    expected = {
+        n: before[n] - config.train.optim.lr * p.grad for n, p in model.named_parameters() if p.grad is not None
+    }
+    model.load_state_dict(before)
+    model.zero_grad()
+    (tmp_path / "run").mkdir()
+    fit(model, train, None, config.train, tmp_path / "run")
+    after = model.state_dict()
+    for name, value in expected.items():
+        moved = (value - before[name]).norm()
+        assert (after[name] - value).norm() <= 0.01 * moved + 1e-6, name

@@ -52,7 +52,10 @@ def save(path: Path, model: PanopticModel, training: TrainingState | None = None
     }
     partial = path.with_name(f".{path.name}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode
         save_file(tensors, partial, metadata)
+        partial.chmod(mode)  # safetensors makes it readable to the owner alone
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
