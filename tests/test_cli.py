@@ -1,6 +1,7 @@
 """The command as a person uses it: the main road, and every wrong turn with its message."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from PIL import Image
 
 import thingstuff as ts
 from thingstuff.cli import main
+from thingstuff.config import parse_overrides
 from thingstuff.data.scenes import SceneConfig, make_scenes
+from thingstuff.runs import command_of, read_config
 
 SMALL = ["steps=2", "batch_size=2", "workers=0", "evaluate_every=2", "augment.short_sides=[64]"]
 SMALL += ["preprocess.short_side=64", "backbone.stem_channels=8", "backbone.res2_channels=8", "encoder_channels=8"]
@@ -96,7 +99,7 @@ def test_the_python_api(run: Path, data: Path, tmp_path: Path) -> None:
     result = model.predict(photos[0])
     several = model.predict(photos)
     assert several[0].ids.tolist() == result.ids.tolist()
-    assert result.draw(photos[0]).size == Image.open(photos[0]).size
+    assert result.draw(photos[0]).size == (80, 64)
     written = result.save(tmp_path / "out")
     assert json.loads(written.read_text())["annotations"][0]["segments_info"] == result.to_coco("x", 1)["segments_info"]
 
@@ -214,11 +217,109 @@ def test_wrong_settings_name_the_nearest_key(capsys: pytest.CaptureFixture[str],
 def test_no_imagenet_weights_offline(
     capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     message = refused(capsys, "train", data, "--model", "panoptic-fcn-r18", "--out", tmp_path / "x")
     assert "ResNet-18" in message
     assert "backbone.weights=none" in message
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_picture_found_while_training_keeps_the_run_before(
+    capsys: pytest.CaptureFixture[str], run: Path, original: Path, data: Path, tmp_path: Path, workers: int
+) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    for path in (data / "train").iterdir():
+        path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])  # the header stays whole
+    again = ("train", data, "--model", "panoptic-fcn-tiny", "--out", out, *SMALL, f"workers={workers}", "--overwrite")
+    message = refused(capsys, *again)
+    assert ".jpg" in message
+    assert "Original" not in message
+    assert "fp16" in refused(capsys, "train", original, *again[2:], "precision=fp16")
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+
+
+def test_what_a_resumed_run_refuses_changes_nothing(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    before = (out / "config.yaml").read_text()
+    resume = ("train", "--resume", "--out", out)
+    for more, said in (
+        (("batch_size=3",), "pictures a step"),
+        (("optim.kind=sgd",), "optim.kind=adamw"),
+        (("encoder_channels=16",), "cannot change"),
+        (("--model", "panoptic-fcn-r18"), "cannot change"),
+        (("--overwrite",), "--resume"),
+    ):
+        assert said in refused(capsys, *resume, *more)
+    assert (out / "config.yaml").read_text() == before
+    same = ("train", data, "--model", "panoptic-fcn-tiny", "--out", out, *SMALL[1:], "steps=3", "--resume")
+    assert call(*same, "optim.norm_decay=0.01") == 0
+
+
+def test_image_ids_come_from_names_or_from_a_json(
+    capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for source, name in zip(sorted((data / "val").iterdir()), ("10.jpg", "000139.jpg"), strict=True):
+        shutil.copy(source, photos / name)
+
+    def ids(out: str, *more: object) -> list[int]:
+        assert call("predict", photos, "--weights", run, "--out", tmp_path / out, *more) == 0
+        return [
+            entry["image_id"] for entry in json.loads((tmp_path / out / "panoptic.json").read_text())["annotations"]
+        ]
+
+    assert ids("a") == [139, 10]
+    listing = tmp_path / "images.json"
+    listing.write_text(json.dumps({"images": [{"id": 7, "file_name": "10.jpg"}, {"id": 8, "file_name": "000139.jpg"}]}))
+    assert ids("b", "--images", listing) == [8, 7]
+    shutil.move(photos / "10.jpg", photos / "ten.jpg")
+    assert ids("c") == [1, 2]
+    wrong = ("predict", photos, "--weights", run, "--out", tmp_path / "d", "--images", listing)
+    assert "ten.jpg" in refused(capsys, *wrong)
+
+
+def test_the_report_names_the_command_that_makes_the_run_again(run: Path, tmp_path: Path) -> None:
+    config = read_config(run)
+    words = shlex.split(command_of(config, tmp_path / "again"))
+    assert words[:2] == ["thingstuff", "train"]
+    assert call(*words[1:]) == 0
+    assert read_config(tmp_path / "again") == config
+
+
+def test_settings_that_yaml_reads_otherwise(data: Path) -> None:
+    changes = parse_overrides(["precision=no", "optim.lr=1e-4", "kernel_coordinates=false", "crop=null"])
+    assert changes == {"precision": "no", "optim.lr": 1e-4, "kernel_coordinates": False, "crop": None}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "position_channels=100",
+        "preprocess.divisor=1",
+        "optim.lr=.inf",
+        "level_ranges=[[9,1],[1,2],[1,3]]",
+        "crop=[0,0]",
+    ],
+)
+def test_values_that_cannot_work_are_refused(capsys: pytest.CaptureFixture[str], data: Path, setting: str) -> None:
+    setting = setting.replace("crop", "augment.crop")
+    assert setting.split("=")[0].rsplit(".", 1)[-1] in train_refused(capsys, data, setting)
+
+
+def test_mixed_ways_to_evaluate(capsys: pytest.CaptureFixture[str], run: Path, data: Path, tmp_path: Path) -> None:
+    file = data / "panoptic_val.json"
+    assert "either" in refused(capsys, "evaluate", data, "--weights", run, "--gt", file)
+    assert "either" in refused(capsys, "evaluate", data, "--gt", file, "--pred", file)
+    assert "is there already" in refused(capsys, "evaluate", data, "--weights", run, "--json", file)
+    assert "no folder" in refused(capsys, "evaluate", data, "--weights", run, "--json", tmp_path / "no" / "x.json")
 
 
 def test_resuming_what_is_no_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

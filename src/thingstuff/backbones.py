@@ -17,7 +17,7 @@ _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23,
 class BackboneConfig(BaseModel):
     """A ResNet's shape, its norms, and where its first weights come from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     depth: Literal[18, 34, 50, 101] = 50
     """Layers; 18 and 34 have basic blocks, 50 and 101 bottlenecks."""

@@ -85,7 +85,7 @@ def find_file(weights: Path) -> Path:
 def load(weights: str | Path, device: str | torch.device | None = None) -> PanopticModel:
     """Load a model from a run folder or checkpoint file, ready to predict.
 
-    `device` is the GPU where there is one, else the CPU. Raises `InputError` for what is no checkpoint of this package.
+    `device` is the CUDA GPU where there is one, else the CPU. Raises `InputError` for what is no checkpoint of ours.
     """
     model, _ = load_training(find_file(Path(weights)))
     model.eval()
@@ -114,7 +114,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a dict
+            # copies: views of the file would keep Windows from replacing it
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 -- not a dict
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is no checkpoint or is broken ({error}); {remedy}") from None
     if metadata.get("format") != FORMAT:

@@ -89,28 +89,32 @@ def demo(
 def train(
     data: Annotated[str | None, typer.Argument(help="Data folder or YAML (not needed with --resume).")] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=2000 optim.lr=1e-4")] = None,
-    model: Annotated[str, typer.Option(help="A model's name.")] = "panoptic-fcn-r50",
+    model: Annotated[str | None, typer.Option(help="A model's name; panoptic-fcn-r50 if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/a"),
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name.")] = None,
-    val_split: Annotated[str, typer.Option(help="Split to score on, 'none' for none.")] = "val",
+    val_split: Annotated[str | None, typer.Option(help="Split to score on: val if not given, 'none' for none.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the run's last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
 ) -> None:
     """Train a model on labelled pictures and write a run folder with weights, metrics and a report."""
-    from thingstuff.config import changed, parse_overrides
+    from thingstuff.config import parse_overrides
     from thingstuff.display import TrainingDisplay
-    from thingstuff.runs import make_config, read_config, train_run
+    from thingstuff.runs import make_config, resumed_config, train_run
 
     changes = parse_overrides([*([data] if data and "=" in data else []), *(settings or [])])
     folder = data if data and "=" not in data else None
     console = _console()
     if resume:
-        config = read_config(out)
-        config = config.model_copy(update={"train": changed(config.train, changes, "training")})
+        if recipe or val_split or overwrite:
+            raise InputError(
+                "--resume keeps the run's recipe and val split and overwrites nothing: leave those options out"
+            )
+        config = resumed_config(out, folder, model, changes)
     elif folder is None:
         raise InputError("which data? Give its folder: thingstuff train DATA --model NAME --out FOLDER")
     else:
-        config = make_config(folder, model, changes, recipe, None if val_split == "none" else val_split)
+        split = None if val_split == "none" else val_split or "val"
+        config = make_config(folder, model or "panoptic-fcn-r50", changes, recipe, split)
     with _resumable(out), TrainingDisplay(console) as display:
         run = train_run(
             config, out, resume=resume, overwrite=overwrite, listener=display, say=lambda text: _say(console, text)
@@ -142,8 +146,12 @@ def evaluate(
     console = Console()
     from_files = gt is not None and pred is not None
     from_model = data is not None and weights is not None
-    if from_files == from_model:
-        raise InputError("give either DATA --weights RUN (a model) or --gt FILE --pred FILE (files)")
+    of_files = gt or pred or gt_folder or pred_folder or like_panopticapi
+    if from_files == from_model or (from_model and of_files) or (from_files and (data or weights)):
+        raise InputError("give either DATA --weights RUN (a model) or --gt FILE --pred FILE (files) with their folders")
+    if json is not None and (json.exists() or not json.parent.is_dir()):
+        wrong = "is there already" if json.exists() else "lies in no folder"
+        raise InputError(f"{json} {wrong}; give another --json file")
     if from_files:
         result = _evaluate_files(console, gt, pred, gt_folder, pred_folder, like_panopticapi)
     else:
@@ -174,8 +182,6 @@ def _write_result(path: Path, result: "PQResult") -> None:
 
     from thingstuff.io import atomic_write
 
-    if path.exists():
-        raise InputError(f"{path} is there already; give another --json file")
     atomic_write(path, json_module.dumps(result.to_json(), indent=1))
 
 
@@ -184,6 +190,7 @@ def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     weights: Annotated[Path, typer.Option(help="Run folder or checkpoint.")],
     out: Annotated[Path, typer.Option(help="Folder for maps, JSON and overlays.")],
+    images: Annotated[Path | None, typer.Option(help="COCO JSON that gives the file names their image ids.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier predictions in the folder.")] = False,
 ) -> None:
     """Segment pictures: COCO panoptic PNGs and JSON, and overlays to look at."""
@@ -195,7 +202,7 @@ def predict(
     from thingstuff.checkpoint import load
 
     with counting(console, "predicting") as progress:
-        written = predict_pictures(load(weights), files, out, overwrite=overwrite, progress=progress)
+        written = predict_pictures(load(weights), files, out, overwrite=overwrite, images=images, progress=progress)
     _say(console, f"{len(files)} pictures -> {written} and {out / 'overlays'}")
 
 

@@ -42,7 +42,9 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     value = yaml.safe_load(text)
-    if isinstance(value, str):  # YAML 1.1 takes 1e-4 for a word
+    if isinstance(value, bool) and text.strip().lower() not in ("true", "false"):  # YAML 1.1 takes no for false
+        return text.strip()
+    if isinstance(value, str):  # ... and 1e-4 for a word
         try:
             return float(value)
         except ValueError:

@@ -33,7 +33,10 @@ class DeformableConv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         offset = self.offset(x)  # 9 taps of (dy, dx), row-major, then 9 modulations
-        y: Tensor = deform_conv2d(x, offset[:, :18], self.weight, self.bias, padding=1, mask=offset[:, 18:].sigmoid())
+        with torch.autocast(x.device.type, enabled=False):  # torchvision has no mixed precision for it on CPUs
+            x, offset = x.float(), offset.float()
+            mask = offset[:, 18:].sigmoid()
+            y: Tensor = deform_conv2d(x, offset[:, :18], self.weight, self.bias, padding=1, mask=mask)
         return y
 
 

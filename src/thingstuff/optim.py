@@ -14,7 +14,7 @@ NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 class OptimConfig(BaseModel):
     """How weights are updated."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum (the papers), or AdamW."""

@@ -42,7 +42,7 @@ class Categories:
     names: tuple[str, ...]
     things: tuple[bool, ...]
     ids: tuple[int, ...]
-    colors: tuple[Color, ...] = ()
+    colors: tuple[Color, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.colors:
@@ -93,7 +93,9 @@ class Categories:
                         f"{at}: {key} {entry[key]!r} is not a {'text' if key == 'name' else 'whole number'}"
                     )
             color = entry.get("color", spare[position])
-            if not (isinstance(color, Sequence) and len(color) == 3 and all(0 <= int(c) <= 255 for c in color)):
+            if not (
+                isinstance(color, Sequence) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
+            ):
                 raise InputError(f"{at}: color {color!r} is not three numbers from 0 to 255")
             names.append(entry["name"])
             things.append(bool(entry["isthing"]))

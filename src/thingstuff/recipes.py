@@ -1,6 +1,9 @@
 """Training recipes by name: functions that give a `TrainConfig`."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from thingstuff.data.transforms import AugmentConfig
 from thingstuff.models.base import PreprocessConfig
@@ -52,10 +55,29 @@ def scratch(size: PreprocessConfig) -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[PreprocessConfig], TrainConfig]] = {
-    "scratch": scratch,
-    "fine-tune": fine_tune,
-    "panoptic-fcn-1x": lambda _: panoptic_fcn_paper("1x"),
-    "panoptic-fcn-3x": lambda _: panoptic_fcn_paper("3x"),
+AUTHORS_MODEL = {"unlabelled": "negative", "stuff_area_relative": False}
+"""Settings in which the authors' Panoptic FCN differs from the default, which is for one's own pictures."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training, and the model settings by dotted key that belong to it."""
+
+    train: TrainConfig
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _authors(schedule: str) -> Recipe:
+    """Return the authors' recipe with their 16 pictures a step shared by the processes there are."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    train = panoptic_fcn_paper(schedule)
+    return Recipe(train.model_copy(update={"batch_size": max(1, 16 // processes)}), AUTHORS_MODEL)
+
+
+RECIPES: dict[str, Callable[[PreprocessConfig], Recipe]] = {
+    "scratch": lambda size: Recipe(scratch(size)),
+    "fine-tune": lambda size: Recipe(fine_tune(size)),
+    "panoptic-fcn-1x": lambda _: _authors("1x"),
+    "panoptic-fcn-3x": lambda _: _authors("3x"),
 }
 """Name -> function of the model's size rule."""

@@ -23,7 +23,7 @@ from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PictureMatches, PQAccumulator, PQResult
-from thingstuff.io import atomic_write, read_picture
+from thingstuff.io import atomic_write, read_picture, read_sections
 from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
 from thingstuff.recipes import RECIPES
@@ -71,8 +71,26 @@ def make_config(
     model = changed(preset, of_model)
     if recipe is None:
         recipe = "scratch" if "backbone.weights" in dotted_keys(model) and _from_scratch(model) else "fine-tune"
-    train = changed(RECIPES[recipe](model.preprocess), of_training, "training")
+    chosen = RECIPES[recipe](model.preprocess)
+    model = changed(preset, {**chosen.model, **of_model})
+    train = changed(chosen.train, of_training, "training")
     return RunConfig(data=data, model_name=model_name, model=model, train=train, val_split=val_split)
+
+
+def resumed_config(run: Path, data: str | None, model_name: str | None, changes: Mapping[str, Any]) -> RunConfig:
+    """Return the config of a run that goes on, perhaps with its data elsewhere and training settings changed.
+
+    Raises `InputError` where there is no run, or its model would have to change.
+    """
+    config = read_config(run)
+    of_model, of_training = _sorted_changes(config.model, changes)
+    if model_name not in (None, config.model_name) or changed(config.model, of_model) != config.model:
+        raise InputError(
+            f"{run} is a run of {config.model_name} with the settings in {run / CONFIG}, and a model cannot change "
+            "while it is trained: leave the change out, or start a run in another --out"
+        )
+    train = changed(config.train, of_training, "training")
+    return config.model_copy(update={"train": train, "data": data or config.data})
 
 
 def _from_scratch(model: ModelConfig) -> bool:
@@ -101,7 +119,7 @@ def read_config(run: Path) -> RunConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         preset, _ = find(values["model_name"])
         model = validated(type(preset), values["model"], f"{path}: model")
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read ({error!r}); restore it, or start a new run in another folder"
         ) from None
@@ -161,26 +179,31 @@ def train_run(
     if isinstance(backbone, ResNet) and not (resume and (out / f"last{checkpoint.SUFFIX}").exists()):
         say(load_backbone(backbone))
     if is_main_process():
-        _claim(out, resume, overwrite)
+        _refuse_used_folder(out, resume or overwrite)
+
+    def ready() -> None:
+        _clear(out, resume)
         atomic_write(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    fit(model, train, val, config.train, out, resume=resume, listener=listener)
+
+    fit(model, train, val, config.train, out, resume=resume, listener=listener, ready=ready)
     if not is_main_process():
         return RunResult(out, out / REPORT, None)
     return finish_run(config, out, val, extras or Extras(), listener)
 
 
-def _claim(out: Path, resume: bool, overwrite: bool) -> None:
-    """Make the run folder, or refuse one that holds anything; only a run's own files are ever replaced."""
-    if resume:
-        return
+def _refuse_used_folder(out: Path, allowed: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder for the run")
-    if out.is_dir() and any(out.iterdir()):
-        if not overwrite:
-            raise InputError(f"{out} is not empty; give another --out, --resume to go on with it, or --overwrite")
-        for name in OWN_FILES:
-            (out / name).unlink(missing_ok=True)
+    if out.is_dir() and any(out.iterdir()) and not allowed:
+        raise InputError(f"{out} is not empty; give another --out, --resume to go on with it, or --overwrite")
+
+
+def _clear(out: Path, resume: bool) -> None:
+    """Make the run folder, or empty it of an earlier run's own files."""
     out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for path in [*(out / name for name in OWN_FILES), *(out / OVERLAYS).glob("*.jpg")]:
+            path.unlink(missing_ok=True)
 
 
 def finish_run(
@@ -197,10 +220,9 @@ def finish_run(
         atomic_write(out / RESULT, json.dumps(result.to_json(), indent=1))
         examples = _examples(model, val, score)
         _write_overlays(out / OVERLAYS, examples)
-    command = f"thingstuff train {shlex.quote(config.data)} --model {config.model_name} --out {shlex.quote(str(out))}"
     report = RunReport(
         title=extras.title,
-        command=command,
+        command=command_of(config, out),
         categories=model.categories,
         history=history,
         result=result or empty,
@@ -210,6 +232,28 @@ def finish_run(
         notes=extras.notes,
     )
     return RunResult(out, write_report(out / REPORT, report), result)
+
+
+def command_of(config: RunConfig, out: Path) -> str:
+    """Return the command that makes a run again: every setting that is not the model's default is named."""
+    plain = make_config(config.data, config.model_name, {})
+    settings = []
+    for part, prefix in (("train", ""), ("model", "model.")):
+        ours, default = getattr(config, part).model_dump(mode="json"), getattr(plain, part).model_dump(mode="json")
+        for key in dotted_keys(getattr(config, part)):
+            value, usual = _at(ours, key), _at(default, key)
+            if value != usual and not isinstance(value, dict):
+                settings.append(f"{prefix}{key}={json.dumps(value).strip(chr(34))}")
+    words = ["thingstuff", "train", config.data, *settings, "--model", config.model_name, "--out", str(out)]
+    if config.val_split != "val":
+        words += ["--val-split", config.val_split or "none"]
+    return shlex.join(words)
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
 
 
 def _examples(model: PanopticModel, val: CocoPanoptic, score: PQAccumulator) -> list[Example]:
@@ -233,7 +277,8 @@ def picture_pq(matches: PictureMatches) -> float | None:
 def _write_overlays(folder: Path, examples: Sequence[Example]) -> None:
     folder.mkdir(exist_ok=True)
     for example in examples:
-        example.prediction.draw(example.picture).save(folder / f"{Path(example.name).stem}.jpg", quality=90)
+        name = "_".join(Path(example.name).with_suffix("").parts)
+        example.prediction.draw(example.picture).save(folder / f"{name}.jpg", quality=90)
 
 
 # ---- predicting
@@ -264,10 +309,13 @@ def predict_pictures(
     out: Path,
     *,
     overwrite: bool = False,
+    images: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write out/panoptic/*.png, out/panoptic.json (COCO panoptic) and out/overlays/*.jpg; return the JSON's path.
 
+    Image ids are those that the COCO JSON `images` gives to the file names; without it they are the names' own numbers
+    where all are numbers (000000000139.jpg is 139), else 1, 2, ... in the pictures' order.
     Every picture is opened first, so that a broken one is told before work begins. Raises `InputError` for broken
     pictures, two pictures of one name, and an output folder that is in use.
     """
@@ -275,6 +323,7 @@ def predict_pictures(
 
     _check_output(out, overwrite)
     _check_pictures(pictures)
+    ids = _image_ids(pictures, images)
     writer = CocoPanopticWriter(out, model.categories, overwrite=overwrite)
     overlays = out / OVERLAYS
     overlays.mkdir(parents=True, exist_ok=True)
@@ -282,11 +331,25 @@ def predict_pictures(
     for begin in range(0, len(pictures), chunk):
         share = pictures[begin : begin + chunk]
         for path, panoptic in zip(share, model.predict(share), strict=True):
-            writer.add(path.stem, panoptic, file_name=path.name)
+            writer.add(path.stem, panoptic, ids[path], path.name)
             panoptic.draw(path).save(overlays / f"{path.stem}.jpg", quality=90)
         if progress:
             progress(begin + len(share), len(pictures))
     return writer.close()
+
+
+def _image_ids(pictures: Sequence[Path], images: Path | None) -> dict[Path, int | str]:
+    if images is None:
+        numbers = [int(p.stem) if p.stem.isdecimal() else 0 for p in pictures]
+        good = len({*numbers}) == len(numbers) and 0 not in numbers
+        return dict(zip(pictures, numbers if good else range(1, len(pictures) + 1), strict=True))
+    (entries,) = read_sections(images, ("images",))
+    named = [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), int | str) and "file_name" in e]
+    by_name: dict[str, int | str] = {Path(str(e["file_name"])).name: e["id"] for e in named}
+    unknown = [p.name for p in pictures if p.name not in by_name]
+    if unknown:
+        raise InputError(f"{images} has no image with the file name {unknown[0]} ({len(unknown)} such); leave them out")
+    return {p: by_name[p.name] for p in pictures}
 
 
 def _check_output(out: Path, overwrite: bool) -> None:

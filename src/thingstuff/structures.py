@@ -70,7 +70,7 @@ class Images:
 
     def to(self, device: torch.device | str) -> "Images":
         """Move the pixels."""
-        return Images(self.pixels.to(device, non_blocking=True), self.sizes, self.original)
+        return Images(self.pixels.to(device), self.sizes, self.original)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Target:
     def to(self, device: torch.device | str) -> "Target":
         """Move every tensor."""
         fields = (self.masks, self.labels, self.boxes_xyxy, self.crowd, self.unlabelled)
-        return Target(*(t.to(device, non_blocking=True) for t in fields))
+        return Target(*(t.to(device) for t in fields))
 
 
 @dataclass(frozen=True)

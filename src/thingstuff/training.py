@@ -1,8 +1,10 @@
 """Training: one visible loop that logs, evaluates, saves, and goes on where it stopped."""
 
+import itertools
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +15,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast, gather_object
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -26,13 +29,14 @@ from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PQAccumulator, PQResult
 from thingstuff.models.base import PanopticModel
 from thingstuff.optim import OptimConfig, clip_gradients, learning_rate, optimizer, set_learning_rate
+from thingstuff.resuming import optimizer_state, optimizer_tensors, random_state, set_random_state, truncate_metrics
 from thingstuff.structures import Images, Target
 
 
 class TrainConfig(BaseModel):
     """How a model is trained."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(default=4000, ge=1)
     """Updates of the weights."""
@@ -123,6 +127,7 @@ class _Run:
     config: TrainConfig
     out: Path
     listener: Listener
+    stop: threading.Event
     best: float = -1.0
     seconds: float = 0.0
 
@@ -141,12 +146,14 @@ class _Run:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Return accelerate's view of the devices, processes and precision; the CPU where there is no accelerator."""
-    has_device = torch.cuda.is_available() or torch.backends.mps.is_available()
+    """Return accelerate's view of the devices, processes and precision; the CPU where there is no CUDA GPU."""
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision=fp16 needs a GPU; on a CPU give precision=bf16 or no")
+    AcceleratorState._reset_state()  # a second run in one process may have another precision
     return Accelerator(
-        cpu=not has_device, mixed_precision=config.precision, gradient_accumulation_steps=config.accumulate
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulate,
     )
 
 
@@ -159,6 +166,7 @@ def fit(
     *,
     resume: bool = False,
     listener: Listener | None = None,
+    ready: Callable[[], None] = lambda: None,
 ) -> PQResult | None:
     """Train a model; write metrics.jsonl, last.safetensors and (by PQ on val) best.safetensors into `out`.
 
@@ -167,27 +175,33 @@ def fit(
     `InputError` for a full disk or a checkpoint that does not fit.
     """
     accelerator = make_accelerator(config)
-    run = _Run(accelerator, model, config, out, listener or Silence())
+    run = _Run(accelerator, model, config, out, listener or Silence(), threading.Event())
     model.to(memory_format=torch.channels_last).to(accelerator.device).train()  # convolutions are faster so
     step_module, updates = accelerator.prepare(TrainStep(model), optimizer(model, config.optim))
-    start = _restore(run, updates) if resume and run.last.exists() else 0
+    start, pending = _restore(run, updates) if resume and run.last.exists() else (0, False)
+    steps = _steps(run, train, start)
+    first = next(steps, None)
     if accelerator.is_main_process:
-        _truncate(run.metrics, start)
-    result = None
+        ready()
+        truncate_metrics(run.metrics, start, with_score=not pending)
+    accelerator.wait_for_everyone()
     run.listener.start(start, config.steps)
-    with _stop_requests() as stop:
-        for step, batches in _steps(run, train, start):
+    with _stop_requests(run.stop):
+        result = _evaluate_and_keep(run, val, start) if pending and val is not None else None
+        for step, batches in itertools.chain([first] if first else [], steps):
             record = _update(run, step_module, updates, step, batches)
             run.log(record)
             run.listener.step(record)
             done = step + 1
-            if val is not None and (done % config.evaluate_every == 0 or done == config.steps):
-                result = _evaluate_and_keep(run, val, done)
-            stopping = _any_process(accelerator, stop.is_set())
-            if done % config.save_every == 0 or done == config.steps or stopping:
-                _save(run, updates, done)
-            if stopping and done < config.steps:
+            last = done == config.steps
+            due = val is not None and (last or done % config.evaluate_every == 0)
+            stopping = _any_process(accelerator, run.stop.is_set())
+            if due or last or stopping or done % config.save_every == 0:
+                _save(run, updates, done, pending=due)  # before the evaluation, which may be long and can be repeated
+            if stopping and not (last and not due):
                 raise Interrupted(done)
+            if due and val is not None:
+                result = _evaluate_and_keep(run, val, done)
     return result
 
 
@@ -289,7 +303,16 @@ def evaluate_model(
 
 def _evaluate_and_keep(run: _Run, val: CocoPanoptic, done: int) -> PQResult:
     """Score the val split and keep the weights if they are the best so far."""
-    score = evaluate_model(run.model, val, accelerator=run.accelerator, progress=run.listener.evaluating)
+
+    def progress(pictures: int, total: int) -> None:
+        if run.stop.is_set():
+            raise Interrupted(done)
+        run.listener.evaluating(pictures, total)
+
+    if run.accelerator.num_processes > 1:
+        for buffer in run.model.buffers():  # batch norm's statistics are each process's own until the next forward
+            broadcast(buffer)
+    score = evaluate_model(run.model, val, accelerator=run.accelerator, progress=progress)
     run.model.train()
     result = score.result()
     means = {"all": result.all, "things": result.things, "stuff": result.stuff}
@@ -306,14 +329,22 @@ def _evaluate_and_keep(run: _Run, val: CocoPanoptic, done: int) -> PQResult:
 # ---- saving and going on
 
 
-def _save(run: _Run, updates: torch.optim.Optimizer, done: int) -> None:
-    rng = {f"rng.cpu.{run.accelerator.process_index}": torch.get_rng_state()}
-    if run.accelerator.device.type == "cuda":
-        rng[f"rng.cuda.{run.accelerator.process_index}"] = torch.cuda.get_rng_state(run.accelerator.device)
-    everywhere = dict(gather_object(list(rng.items())))
+def _save(run: _Run, updates: torch.optim.Optimizer, done: int, pending: bool) -> None:
+    """Write the last checkpoint; `pending` says that its evaluation is still to come."""
+    everywhere = dict(gather_object(list(random_state(run.accelerator).items())))
     if run.accelerator.is_main_process:
-        tensors, values = _flat(updates.state_dict())
-        values |= {"step": done, "best": run.best, "seconds": run.seconds, "batch": _whole_batch(run)}
+        tensors, plain = optimizer_tensors(updates, run.model)
+        scaler = run.accelerator.scaler
+        values = {
+            "step": done,
+            "pending": pending,
+            "best": run.best,
+            "seconds": run.seconds,
+            "batch": _whole_batch(run),
+            "kind": run.config.optim.kind,
+            "optimizer": plain,
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
         checkpoint.save(run.last, run.model, TrainingState(tensors | everywhere, values))
     run.accelerator.wait_for_everyone()
 
@@ -323,9 +354,22 @@ def _whole_batch(run: _Run) -> int:
     return run.config.batch_size * run.config.accumulate * processes
 
 
-def _restore(run: _Run, updates: torch.optim.Optimizer) -> int:
-    """Load weights, optimiser and random state of the last checkpoint and return its step."""
+def _restore(run: _Run, updates: torch.optim.Optimizer) -> tuple[int, bool]:
+    """Load weights, optimiser and random state of the last checkpoint; return its step and whether to evaluate it."""
     saved, state = checkpoint.load_training(run.last)
+    _refuse_other_run(run, saved, state)
+    run.model.load_state_dict(saved.state_dict())
+    updates.load_state_dict(optimizer_state(state, updates, run.model))
+    if run.accelerator.scaler is not None and state.values["scaler"]:
+        run.accelerator.scaler.load_state_dict(state.values["scaler"])
+    set_random_state(run.accelerator, state.tensors)
+    run.best, run.seconds = state.values["best"], state.values["seconds"]
+    return state.values["step"], state.values["pending"]
+
+
+def _refuse_other_run(run: _Run, saved: PanopticModel, state: TrainingState) -> None:
+    if not state.values:
+        raise InputError(f"{run.last} holds weights alone, so no run can go on from it; start one in another --out")
     if saved.config != run.model.config or saved.categories != run.model.categories:
         raise InputError(
             f"{run.last}: its model or categories differ from this run's; give another --out to start anew"
@@ -335,66 +379,21 @@ def _restore(run: _Run, updates: torch.optim.Optimizer) -> int:
             f"{run.last}: the run had {state.values['batch']} pictures a step over all processes, now it is "
             f"{_whole_batch(run)}; set batch_size so that it stays"
         )
-    run.model.load_state_dict(saved.state_dict())
-    updates.load_state_dict(_unflat(state, updates.state_dict()))
-    rank = run.accelerator.process_index
-    if f"rng.cpu.{rank}" in state.tensors:
-        torch.set_rng_state(state.tensors[f"rng.cpu.{rank}"])
-    if f"rng.cuda.{rank}" in state.tensors and run.accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(state.tensors[f"rng.cuda.{rank}"], run.accelerator.device)
-    run.best, run.seconds = state.values["best"], state.values["seconds"]
-    step: int = state.values["step"]
-    return step
-
-
-def _flat(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimiser's state into tensors by name and plain values (its groups follow from the config)."""
-    tensors, plain = {}, {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            name = f"optimizer.{index}.{key}"
-            if isinstance(value, Tensor):
-                tensors[name] = value
-            else:
-                plain[name] = value
-    return tensors, {"optimizer": plain}
-
-
-def _unflat(state: TrainingState, fresh: dict[str, Any]) -> dict[str, Any]:
-    entries: dict[int, dict[str, Any]] = {}
-    for name, value in [*state.tensors.items(), *state.values["optimizer"].items()]:
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            entries.setdefault(int(index), {})[key] = value
-    return {"state": entries, "param_groups": fresh["param_groups"]}
-
-
-def _truncate(metrics: Path, step: int) -> None:
-    """Drop the rows after a step: they'll be written again; also what a kill left half written."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # half written by a kill, so after the checkpoint: it comes again
-            break
-        if row["step"] <= step:
-            kept.append(line)
-    partial = metrics.with_name(f".{metrics.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    partial.replace(metrics)
+    if state.values["kind"] != run.config.optim.kind:
+        raise InputError(
+            f"{run.last}: the run has optim.kind={state.values['kind']}, which cannot change; "
+            "start anew in another --out"
+        )
 
 
 # ---- being stopped
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def _stop_requests(stop: threading.Event) -> Iterator[None]:
     """Turn the first Ctrl-C (or SIGTERM) into a request to stop after the step; a second one ends at once."""
-    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
 
     def request(signum: int, _: Any) -> None:
@@ -402,10 +401,11 @@ def _stop_requests() -> Iterator[threading.Event]:
             signal.signal(signum, before[signum])
             signal.raise_signal(signum)
         stop.set()
+        print("stopping after this step; once more to stop at once", file=sys.stderr)
 
     before = {int(s): signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

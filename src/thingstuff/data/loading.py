@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.data.transforms import AugmentConfig, Ids, Pixels, augment, target_of
+from thingstuff.errors import InputError
 from thingstuff.structures import Target
 
 Key = tuple[int, int]
@@ -57,17 +58,21 @@ class Batch:
         return [target_of(e.ids, e.wanted, e.labels, e.crowd, device) for e in self.examples]
 
 
-class AugmentedPictures(Dataset[Example]):
-    """A data set's pictures, augmented as (seed, position) tells."""
+class AugmentedPictures(Dataset["Example | str"]):
+    """A data set's pictures, augmented as (seed, position) tells; of one that cannot be read, what is wrong."""
 
     def __init__(self, data: CocoPanoptic, config: AugmentConfig, seed: int) -> None:
         self.data, self.config, self.seed = data, config, seed
 
-    def __getitem__(self, key: Key) -> Example:
+    def __getitem__(self, key: Key) -> "Example | str":
         position, index = key
         record = self.data.records[index]
         random = np.random.default_rng([self.seed, position])
-        picture, ids = augment(self.data.picture(index), self.data.panoptic(index).ids, self.config, random)
+        try:
+            picture, truth = self.data.picture(index), self.data.panoptic(index)
+        except InputError as error:  # a worker would wrap it into a traceback, so the main process raises it
+            return str(error)
+        picture, ids = augment(picture, truth.ids, self.config, random)
         return Example(
             name=record.file_name,
             picture=picture,
@@ -117,8 +122,10 @@ class ShareOfBatches:
 
 
 def _start_worker(_: int) -> None:
-    """Leave Ctrl-C to the main process, which saves before it stops, and end with it however it ends."""
+    """Leave signals to the main process, which saves before it stops, and end with it however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setsid"):  # out of reach of what is sent to the whole process group
+        os.setsid()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
@@ -130,8 +137,8 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _collate(examples: list[Example]) -> Batch:
-    return Batch(tuple(examples))
+def _collate(rows: "list[Example | str]") -> "list[Example | str]":
+    return rows
 
 
 def training_batches(
@@ -147,12 +154,16 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Yield this process's share of the batch of each step; `batch_size` is per process."""
     sampler = ShareOfBatches([r.height > r.width for r in data.records], batch_size, steps, seed, rank, processes)
-    loader: DataLoader[Batch] = DataLoader(
-        AugmentedPictures(data, augmentation, seed),  # type: ignore[arg-type]
+    loader: DataLoader[Example | str] = DataLoader(
+        AugmentedPictures(data, augmentation, seed),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
         generator=torch.Generator().manual_seed(seed),  # else making the loader would draw from the run's own
     )
-    yield from loader
+    for rows in loader:
+        for row in rows:
+            if isinstance(row, str):
+                raise InputError(row)
+        yield Batch(tuple(rows))

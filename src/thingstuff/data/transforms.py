@@ -1,6 +1,7 @@
 """Augmentation of a picture and its id map; masks, boxes and which objects survive are derived once at the end."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,19 @@ from thingstuff.structures import Target
 
 Ids = npt.NDArray[np.int32]
 Pixels = npt.NDArray[np.uint8]
+Side = Annotated[int, Field(ge=8)]
 
 
 class AugmentConfig(BaseModel):
     """What happens to a training picture, in this order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    short_sides: tuple[int, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
+    short_sides: tuple[Side, ...] = Field(default=(640, 672, 704, 736, 768, 800), min_length=1)
     """The shorter side is resized to one of these ..."""
     max_side: int = Field(default=1333, ge=32)
     """... unless the longer one would exceed this."""
-    crop: tuple[int, int] | None = None
+    crop: tuple[Side, Side] | None = None
     """Height and width of a random crop, where the picture is larger; null for none."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Chance of a horizontal flip."""
@@ -77,14 +79,14 @@ def target_of(
 
     `wanted`, `labels` and `crowd` run over the picture's segments.
     """
-    present = np.isin(np.asarray(wanted, dtype=np.int64), np.unique(ids)) if len(wanted) else np.zeros(0, dtype=bool)
-    map_ = torch.tensor(ids).to(device, non_blocking=True)
-    values = torch.tensor(np.asarray(wanted, dtype=np.int32)[present], device=device)
-    masks = map_[None] == values[:, None, None]
+    values = torch.tensor(wanted, dtype=torch.int32, device=device)
+    masks = torch.tensor(ids, device=device)[None] == values[:, None, None]
+    present = masks.flatten(1).any(1)
+    masks = masks[present]
     return Target(
         masks=masks,
-        labels=torch.tensor(np.asarray(labels, dtype=np.int64)[present], device=device),
+        labels=torch.tensor(labels, dtype=torch.long, device=device)[present],
         boxes_xyxy=boxes_of_masks(masks),
-        crowd=torch.tensor(np.asarray(crowd, dtype=bool)[present], device=device),
+        crowd=torch.tensor(crowd, dtype=torch.bool, device=device)[present],
         unlabelled=~masks.any(0),
     )

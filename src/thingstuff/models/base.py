@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor, nn
 
 from thingstuff.errors import InputError
@@ -25,26 +25,26 @@ Picture = npt.NDArray[np.uint8]
 class PreprocessConfig(BaseModel):
     """How a picture becomes network input."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     channel_order: Literal["RGB", "BGR"] = "RGB"
     """Order of the channels that the network sees."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Subtracted from the channels, in the network's order (0 to 255)."""
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (58.395, 57.12, 57.375)
     """Divided by, in the network's order."""
     short_side: int = Field(default=800, ge=32)
     """The shorter side is resized to this ..."""
     max_side: int = Field(default=1333, ge=32)
     """... unless the longer one would exceed this."""
-    divisor: int = Field(default=32, ge=1)
-    """The batch is padded to a multiple of this."""
+    divisor: int = Field(default=32, ge=32, multiple_of=32)
+    """The batch is padded to a multiple of this, which is one of 32."""
 
 
 class ModelConfig(BaseModel):
     """What every model's config has."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     preprocess: PreprocessConfig = PreprocessConfig()
     """Size rule, normalisation, padding."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from thingstuff.backbones import BackboneConfig, ResNet
@@ -48,17 +48,17 @@ class PanopticFCNConfig(ModelConfig):
 
     backbone: BackboneConfig = BackboneConfig()
     """The ResNet."""
-    fpn_channels: int = 256
+    fpn_channels: int = Field(default=256, ge=1)
     """Channels of P2..P7."""
-    semantic_channels: int = 256
+    semantic_channels: int = Field(default=256, ge=32, multiple_of=32)
     """Channels of the semantic FPN, a multiple of 32."""
-    position_channels: int = 256
+    position_channels: int = Field(default=256, ge=32, multiple_of=32)
     """Channels of the position head, a multiple of 32."""
     position_convs: int = Field(default=3, ge=1, le=4)
     """3x3 blocks of the position head."""
     position_deformable: bool = True
     """Those blocks are modulated deformable convolutions."""
-    kernel_channels: int = 256
+    kernel_channels: int = Field(default=256, ge=32, multiple_of=32)
     """Channels of the kernel head, a multiple of 32."""
     kernel_convs: int = Field(default=3, ge=1, le=4)
     """3x3 blocks of the kernel head."""
@@ -114,6 +114,13 @@ class PanopticFCNConfig(ModelConfig):
     """Stuff with fewer pixels is dropped ..."""
     stuff_area_relative: bool = True
     """... scaled by picture area / (640 x 480), so that small and large pictures lose alike (authors: off)."""
+
+    @field_validator("level_ranges")
+    @classmethod
+    def _ranges_rise(cls, ranges: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        if any(not 0 <= low < high for low, high in ranges):
+            raise ValueError("each range goes from a smaller size to a larger one")
+        return ranges
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class TargetSettings:
 
 def reduced(maps: Float[Tensor, "N h w"], canvas: Size) -> Float[Tensor, "N H W"]:
     """Reduce maps of a picture to stride 4 (bilinear, no antialias) in the top left of the padded canvas."""
-    height, width = int(maps.shape[-2] / STRIDE + 0.5), int(maps.shape[-1] / STRIDE + 0.5)
+    height, width = (max(1, int(side / STRIDE + 0.5)) for side in maps.shape[-2:])
     H, W = canvas[0] // STRIDE, canvas[1] // STRIDE
     if len(maps) == 0:
         return maps.new_zeros((0, H, W))
