@@ -59,7 +59,7 @@ COUNTS = {THING_CLASSES: 80, STUFF_CLASSES: 54, SEM_SEG_CLASSES: 54, TENSOR_DIM:
 
 AUTHORS = PanopticFCNConfig(
     preprocess=PreprocessConfig(channel_order="BGR", std=(1, 1, 1)),
-    backbone=BackboneConfig(stride_in_1x1=True, weights="none"),
+    backbone=BackboneConfig(stride_in_1x1=True, weights="none", res2_channels=256),
     unlabelled="negative",
     stuff_area_relative=False,
 )
