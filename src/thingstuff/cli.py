@@ -26,8 +26,8 @@ DEMO_FOLDER = Path("thingstuff-demo")
 
 def main() -> None:
     """Run the command; what a user can mend is one message and exit code 2."""
-    # OpenMP's threads would spin while they wait, which stalls training where another program wants the cores too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP's threads spin long while they wait, which stalls training where another program wants the cores too.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except InputError as error:
@@ -71,7 +71,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures and run.")] = DEMO_FOLDER,
     pictures: Annotated[int, typer.Option(min=1, help="Pictures to learn from.")] = 400,
     val_pictures: Annotated[int, typer.Option(min=1, help="Pictures to score on.")] = 60,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1100,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in the folder.")] = False,
 ) -> None:
     """Make pictures, train on them, measure, and write a report: the main job, offline, in minutes."""

@@ -48,6 +48,8 @@ class TrainConfig(BaseModel):
     """Mixed precision of the forward pass; `no` is fp32."""
     seed: int = Field(default=0, ge=0)
     """Decides first weights, order and augmentation."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of a CPU's training; null leaves it to PyTorch."""
     workers: int = Field(default=2, ge=0)
     """Processes that read and augment pictures; 0 does it in the training process."""
     evaluate_every: int = Field(default=500, ge=1)
@@ -174,6 +176,8 @@ def fit(
     None without `val`. Raises `Interrupted` on Ctrl-C after saving, `NonFiniteLossError` where a loss is NaN,
     `InputError` for a full disk or a checkpoint that does not fit.
     """
+    if config.threads:
+        torch.set_num_threads(config.threads)
     accelerator = make_accelerator(config)
     run = _Run(accelerator, model, config, out, listener or Silence(), threading.Event())
     model.to(memory_format=torch.channels_last).to(accelerator.device).train()  # convolutions are faster so
