@@ -51,7 +51,8 @@ def scratch(size: PreprocessConfig) -> TrainConfig:
         optim=OptimConfig(
             kind="adamw", lr=4e-3, weight_decay=0.02, schedule="cosine", warmup_steps=50, clip="norm", clip_at=20.0
         ),
-        augment=AugmentConfig(short_sides=_around(size, 0.875, 1.0, 1.125), max_side=2 * size.max_side, color=0.2),
+        # no picture above the model's own size: one would pad its whole batch to that
+        augment=AugmentConfig(short_sides=_around(size, 0.875, 1.0), max_side=size.max_side, color=0.1),
     )
 
 

@@ -38,9 +38,9 @@ class SceneConfig:
 
     size: tuple[int, int] = (128, 160)
     """(height, width)."""
-    things: tuple[int, int] = (2, 8)
+    things: tuple[int, int] = (2, 7)
     """Fewest and most things that are placed in a picture; one that is nearly hidden is left out again."""
-    thing_size: tuple[float, float] = (16.0, 68.0)
+    thing_size: tuple[float, float] = (20.0, 72.0)
     """Smallest and largest extent of a thing; drawn log-uniformly, so that small ones are common."""
     crowd_chance: float = 0.12
     """Share of pictures with a crowd: tiny things of one class, labelled as one segment with iscrowd=1."""
