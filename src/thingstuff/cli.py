@@ -71,7 +71,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures and run.")] = DEMO_FOLDER,
     pictures: Annotated[int, typer.Option(min=1, help="Pictures to learn from.")] = 400,
     val_pictures: Annotated[int, typer.Option(min=1, help="Pictures to score on.")] = 60,
-    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1250,
+    steps: Annotated[int, typer.Option(min=1, help="Updates of the weights.")] = 1150,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in the folder.")] = False,
 ) -> None:
     """Make pictures, train on them, measure, and write a report: the main job, offline, in minutes."""

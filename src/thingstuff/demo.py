@@ -26,7 +26,7 @@ class DemoSize:
     """Pictures to learn from."""
     val: int = 60
     """Pictures to score on."""
-    steps: int = 1250
+    steps: int = 1150
     """Updates of the weights."""
 
 
