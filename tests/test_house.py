@@ -196,7 +196,7 @@ def test_dangers_are_seen(code: str, count: int) -> None:
 CORE = {"errors", "sizes", "config", "panoptic", "structures"}
 PARTS = {"losses", "layers", "boxes", "matching", "merging", "backbones"}
 FILES = {"io", "data", "convert", "drawing"}
-WITH_MODELS = {"models", "weights", "checkpoint", "optim", "recipes", "resuming", "training", "runs"}
+WITH_MODELS = {"models", "weights", "checkpoint", "optim", "recipes", "resuming", "scoring", "training", "runs"}
 # Module, or the folder it lies in -> what of ours it may import, within functions too. A new module adds its place.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),

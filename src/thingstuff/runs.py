@@ -28,7 +28,8 @@ from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
 from thingstuff.recipes import RECIPES
 from thingstuff.report import Example, RunReport, write_report
-from thingstuff.training import Listener, TrainConfig, evaluate_model, fit
+from thingstuff.scoring import evaluate_model
+from thingstuff.training import Listener, TrainConfig, fit
 from thingstuff.weights import load_backbone
 
 CONFIG, METRICS, RESULT, REPORT, OVERLAYS = "config.yaml", "metrics.jsonl", "result.json", "report.html", "overlays"
