@@ -220,4 +220,4 @@ def test_accumulated_batches_are_averaged_to_one_update(data: Path, tmp_path: Pa
     after = model.state_dict()
     for name, value in expected.items():
         moved = (value - before[name]).norm()
-        assert (after[name] - value).norm() <= 0.1 * moved + 1e-6, name  # channels_last alone moves it by 0.01
+        assert (after[name] - value).norm() <= 0.1 * moved + 1e-6, name  # channels_last alone moves it by 0.02
