@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from thingstuff.data.transforms import AugmentConfig, augment, resize, target_of
-from thingstuff.sizes import resized_size
+from thingstuff.data.transforms import AugmentConfig, WindowConfig, augment, random_window, resize, target_of
+from thingstuff.sizes import detr_resized_size, resized_size
 
 
 def marked(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,3 +74,86 @@ def test_a_target_without_segments() -> None:
     target = target_of(np.zeros((4, 5), dtype=np.int32), [], [], [])
     assert target.masks.shape == (0, 4, 5)
     assert target.unlabelled.all()
+
+
+# ---- DETR's sizes and windows
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (800, 1066)),  # 1066.67 is truncated
+        ((640, 480), (1066, 800)),
+        ((500, 500), (800, 800)),
+        ((800, 1067), (800, 1067)),  # right already
+        ((1200, 800), (1200, 800)),
+        ((200, 640), (417, 1334)),  # 416.56 is rounded, and then the long side may be above the cap
+        ((300, 600), (666, 1332)),  # 666.5 is rounded to the even
+        ((600, 300), (1332, 666)),
+        ((500, 1333), (500, 1333)),  # right already, by the cap
+        ((3000, 4000), (800, 1066)),
+        ((1, 4000), (1, 4000)),
+    ],
+)
+def test_detr_s_size_rule(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert detr_resized_size(size, 800, 1333) == expected
+
+
+def test_a_window_is_a_part_of_the_resized_picture_of_any_allowed_size() -> None:
+    config = WindowConfig(short_sides=(32, 48), smallest=16, largest=40)
+    ids = np.arange(64 * 96, dtype=np.int32).reshape(64, 96)  # so that a window tells its place
+    picture = np.stack([ids % 251, ids % 241, ids // 96], axis=2).astype(np.uint8)
+    seen: dict[int, set[tuple[int, int]]] = {32: set(), 48: set()}
+    for seed in range(4000):
+        side = int(np.random.default_rng(seed).choice(config.short_sides))  # the first that is drawn
+        whole, whole_ids = resize(picture, ids, (side, side * 3 // 2))
+        part, part_ids = random_window(picture, ids, config, np.random.default_rng(seed))
+        height, width = part_ids.shape
+        ((top, left),) = np.argwhere(whole_ids == part_ids[0, 0])
+        window = (slice(top, top + height), slice(left, left + width))
+        assert np.array_equal(part_ids, whole_ids[window])
+        assert np.array_equal(part, whole[window])
+        seen[side].add((height, width))
+    assert {h for h, _ in seen[32]} == set(range(16, 33))  # a window cannot be higher than the picture
+    assert {w for _, w in seen[32]} == {h for h, _ in seen[48]} == {w for _, w in seen[48]} == set(range(16, 41))
+
+
+def test_windows_reach_every_edge_and_small_pictures_are_taken_whole() -> None:
+    ids = np.arange(20 * 30, dtype=np.int32).reshape(20, 30)
+    picture = np.zeros((20, 30, 3), dtype=np.uint8)
+    config = WindowConfig(short_sides=(20,), smallest=12, largest=16)
+    corners = set()
+    for seed in range(3000):
+        _, part = random_window(picture, ids, config, np.random.default_rng(seed))
+        corners |= {("top left", part[0, 0] == 0), ("bottom right", part[-1, -1] == 599)}
+    assert {("top left", True), ("bottom right", True)} <= corners
+    larger = WindowConfig(short_sides=(20,), smallest=64, largest=80)
+    assert random_window(picture, ids, larger, np.random.default_rng(0))[1].shape == (20, 30)
+
+
+def test_a_window_is_taken_as_often_as_asked_for() -> None:
+    picture, ids = marked(32, 48)
+    plain = AugmentConfig(short_sides=(32,), flip=0.0)
+
+    def whole(chance: float) -> int:
+        window = WindowConfig(chance=chance, short_sides=(64,), smallest=8, largest=16)
+        config = plain.model_copy(update={"window": window})
+        results = [augment(picture, ids, config, np.random.default_rng(seed))[1] for seed in range(200)]
+        return sum(np.array_equal(result, ids) for result in results)
+
+    assert whole(0.0) == 200
+    assert whole(1.0) == 0
+    assert 70 < whole(0.5) < 130
+
+
+def test_what_is_augmented_without_a_window_is_what_it_was() -> None:
+    """Numbers of before there were windows: runs that go on must see the same pictures."""
+    picture, ids = marked(32, 48)
+    config = AugmentConfig(short_sides=(24, 32, 40), crop=(20, 20), flip=0.5, color=0.3)
+    sums = [int(augment(picture, ids, config, np.random.default_rng(seed))[1].sum()) for seed in range(4)]
+    assert sums == [5320, 4940, 2760, 1920]
+
+
+def test_a_window_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValidationError, match="smallest=600 is above largest=500"):
+        WindowConfig(smallest=600, largest=500)

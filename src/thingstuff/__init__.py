@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from thingstuff.checkpoint import load
     from thingstuff.data.coco import CocoPanoptic
     from thingstuff.drawing import overlay
     from thingstuff.errors import InputError
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from thingstuff.models.base import PanopticModel
     from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
     from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
+    from thingstuff.pretrained import load
     from thingstuff.structures import Images, Segments, Target
     from thingstuff.training import TrainConfig, fit
 
@@ -40,7 +40,7 @@ _HOME = {
     "create": "models",
     "evaluate": "evaluation.pq",
     "fit": "training",
-    "load": "checkpoint",
+    "load": "pretrained",
     "overlay": "drawing",
 }
 

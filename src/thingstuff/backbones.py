@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -35,6 +35,14 @@ class BackboneConfig(BaseModel):
     """Channels of C2; each later stage has twice as many. null is torchvision's: 64 for 18 and 34, 256 for 50, 101."""
     bottleneck_width: int = 64
     """Channels inside the bottlenecks of Res2; each later stage has twice as many."""
+    dilated: bool = False
+    """Res5 is dilated instead of strided, so C5 has stride 16 (DC5); depth 50 or 101."""
+
+    @model_validator(mode="after")
+    def _bottlenecks_dilate(self) -> "BackboneConfig":
+        if self.dilated and self.depth in (18, 34):
+            raise ValueError("dilated needs bottlenecks: depth 50 or 101")
+        return self
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -103,18 +111,49 @@ class ResNet(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[int, Tensor]:
-        x = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        x = pixels.contiguous(memory_format=torch.channels_last)
+        x = F.max_pool2d(_conv_norm(self.conv1, self.bn1, x).relu_(), kernel_size=3, stride=2, padding=1)
         stages = {}
         for stage in (2, 3, 4, 5):
-            x = stages[stage] = self.get_submodule(f"layer{stage - 1}")(x)
+            for block in self.get_submodule(f"layer{stage - 1}").children():
+                x = _block(block, x)
+            stages[stage] = x
         return stages
+
+
+def _block(block: nn.Module, x: Tensor) -> Tensor:
+    """Apply a residual block of torchvision's."""
+    assert isinstance(block, (BasicBlock, Bottleneck))
+    y = _conv_norm(block.conv1, block.bn1, x).relu_()
+    y = _conv_norm(block.conv2, block.bn2, y)
+    if isinstance(block, Bottleneck):
+        y = _conv_norm(block.conv3, block.bn3, y.relu_())
+    if block.downsample is not None:
+        x = _conv_norm(block.downsample[0], block.downsample[1], x)
+    return y.add_(x).relu_()
+
+
+def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply a conv and its norm; without gradient a norm of fixed statistics is folded into the conv."""
+    fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training)
+    learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
+    if learns or not fixed:
+        y: Tensor = norm(conv(x))
+        return y
+    assert isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d))
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias.detach() - norm.running_mean * scale
+    weight = conv.weight.detach() * scale[:, None, None, None]
+    return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _stage(
     config: BackboneConfig, stage: int, count: int, inputs: int, norm: Callable[[int], nn.Module]
 ) -> tuple[nn.Sequential, int]:
-    factor, stride = 2 ** (stage - 2), 1 if stage == 2 else 2
+    factor, dilate = 2 ** (stage - 2), config.dilated and stage == 5
+    stride = 1 if stage == 2 or dilate else 2
     basic = config.depth in (18, 34)
     outputs = (config.res2_channels or (64 if basic else 256)) * factor
     blocks = []
@@ -128,7 +167,8 @@ def _stage(
             continue
         planes = outputs // 4
         base_width = 64 * config.bottleneck_width * factor / planes  # torchvision's width is planes * base_width / 64
-        block = Bottleneck(source, planes, step, shortcut, base_width=base_width, norm_layer=norm)
+        dilation = 2 if dilate and position > 0 else 1
+        block = Bottleneck(source, planes, step, shortcut, base_width=base_width, dilation=dilation, norm_layer=norm)
         if config.stride_in_1x1:
             block.conv1.stride, block.conv2.stride = (step, step), (1, 1)
         blocks.append(block)

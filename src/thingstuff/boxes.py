@@ -16,3 +16,12 @@ def boxes_of_masks(masks: Bool[Tensor, "N H W"]) -> Float[Tensor, "N 4"]:
     y1 = height - rows.flip(1).int().argmax(1)
     boxes = torch.stack([x0, y0, x1, y1], dim=1).float()
     return boxes * columns.any(1, keepdim=True)
+
+
+def paired_giou(a: Float[Tensor, "*rows 4"], b: Float[Tensor, "*rows 4"]) -> Float[Tensor, "*rows"]:
+    """Return the generalised IoU of each row's two XYXY boxes (Rezatofighi et al. 2019)."""
+    inner = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - inner
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1)
+    tiny = torch.finfo(a.dtype).tiny  # both may be empty
+    return inner / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)

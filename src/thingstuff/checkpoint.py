@@ -20,6 +20,7 @@ from thingstuff.errors import InputError
 from thingstuff.models import find
 from thingstuff.models.base import PanopticModel
 from thingstuff.panoptic import Categories
+from thingstuff.weights import load_strictly
 
 FORMAT = "thingstuff"
 VERSION = 1
@@ -88,8 +89,22 @@ def load(weights: str | Path, device: str | torch.device | None = None) -> Panop
     `device` is the CUDA GPU where there is one, else the CPU. Raises `InputError` for what is no checkpoint of ours.
     """
     model, _ = load_training(find_file(Path(weights)))
+    return ready(model, device)
+
+
+def ready(model: PanopticModel, device: str | torch.device | None = None) -> PanopticModel:
+    """Put a model into eval mode and on a device: the CUDA GPU where there is one, else the CPU."""
     model.eval()
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a file says of itself that it is a checkpoint of ours; one that cannot be read does not."""
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def load_training(path: Path) -> tuple[PanopticModel, TrainingState]:
@@ -101,10 +116,7 @@ def load_training(path: Path) -> tuple[PanopticModel, TrainingState]:
     model: PanopticModel = model_class(config, categories)
     model.name = metadata["model"]
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"{path}: weights do not fit their config ({str(error).splitlines()[-1].strip()})") from None
+    load_strictly(model, weights, f"{path} does not fit its own config: it")
     training = {k.removeprefix("training."): v for k, v in tensors.items() if k.startswith("training.")}
     return model, TrainingState(training, json.loads(metadata["training"]))
 

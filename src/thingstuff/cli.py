@@ -128,7 +128,9 @@ def train(
 @app.command()
 def evaluate(
     data: Annotated[str | None, typer.Argument(help="Data folder or YAML, with --weights.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Run folder or checkpoint.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Run folder, checkpoint, published weights' file, or a name on the hub.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Split to score on.")] = "val",
     gt: Annotated[Path | None, typer.Option(help="Ground truth JSON (COCO panoptic), without a model.")] = None,
     pred: Annotated[Path | None, typer.Option(help="Predictions JSON (COCO panoptic).")] = None,
@@ -188,21 +190,23 @@ def _write_result(path: Path, result: "PQResult") -> None:
 @app.command()
 def predict(
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
-    weights: Annotated[Path, typer.Option(help="Run folder or checkpoint.")],
-    out: Annotated[Path, typer.Option(help="Folder for maps, JSON and overlays.")],
+    weights: Annotated[
+        str, typer.Option(help="Run folder, checkpoint, published weights' file, or a name on the hub.")
+    ] = "detr-panoptic-r50",
+    out: Annotated[Path, typer.Option(help="Folder for maps, JSON and overlays.")] = Path("predictions"),
     images: Annotated[Path | None, typer.Option(help="COCO JSON that gives the file names their image ids.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier predictions in the folder.")] = False,
 ) -> None:
     """Segment pictures: COCO panoptic PNGs and JSON, and overlays to look at."""
     from thingstuff.display import counting
+    from thingstuff.pretrained import load
     from thingstuff.runs import find_pictures, predict_pictures
 
     console = _console()
     files = find_pictures(pictures)
-    from thingstuff.checkpoint import load
-
+    model = load(weights)
     with counting(console, "predicting") as progress:
-        written = predict_pictures(load(weights), files, out, overwrite=overwrite, images=images, progress=progress)
+        written = predict_pictures(model, files, out, overwrite=overwrite, images=images, progress=progress)
     _say(console, f"{len(files)} pictures -> {written} and {out / 'overlays'}")
 
 

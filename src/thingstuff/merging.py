@@ -1,15 +1,18 @@
 """From competing segments to one panoptic map."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float, Int
+from PIL import Image
 from torch import Tensor
 
 from thingstuff.boxes import boxes_of_masks
 from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
-from thingstuff.structures import Segments, Size
+from thingstuff.structures import Frame, Segments, Size
 
 CHUNK_PIXELS = 64_000_000
 """Most mask values that are resized at once: bounds the memory of a picture with many segments."""
@@ -39,11 +42,12 @@ class Instances:
     scores: Float[Tensor, "N"]
 
 
-def _restore_in_chunks(segments: Segments) -> list[Tensor]:
+def _restore_in_chunks(segments: Segments) -> Iterator[Tensor]:
     H, W = segments.frame.original
     canvas = segments.frame.canvas
     rows = max(1, CHUNK_PIXELS // max(H * W, canvas[0] * canvas[1]))
-    return [segments.frame.restore(segments.masks[start : start + rows]) for start in range(0, len(segments), rows)]
+    for start in range(0, len(segments), rows):
+        yield segments.frame.restore(segments.masks[start : start + rows])
 
 
 def instances(segments: Segments, categories: Categories, mask_threshold: float) -> Instances:
@@ -60,9 +64,10 @@ def semantic_probabilities(segments: Segments, categories: Categories) -> Float[
     is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
     stuff = segments.pick(~is_thing)
     result = stuff.masks.new_zeros((len(categories) + 1, *stuff.frame.original))
-    chunks = _restore_in_chunks(stuff)
-    if chunks:
-        result[stuff.labels] = torch.cat(chunks)
+    start = 0
+    for chunk in _restore_in_chunks(stuff):
+        result[stuff.labels[start : start + len(chunk)]] = chunk
+        start += len(chunk)
     return result
 
 
@@ -122,3 +127,91 @@ def _best_of_stuff(stuff: Segments, size: Size) -> tuple[np.ndarray, np.ndarray]
         best[better], winner[better] = value[better], row[better] + start
         start += len(chunk)
     return best, winner
+
+
+def merge_by_argmax(segments: Segments, categories: Categories, min_area: int) -> Panoptic:
+    """Give each pixel to the segment of the largest logit, at picture size; stuff of one class is one segment.
+
+    The segments are then dropped that have `min_area` pixels or fewer, and their pixels go to the best of the rest,
+    until none is. Ids rise in the order of the rows; the first row wins a tie (Carion et al. 2020, section 4.4).
+    """
+    first = np.array(_first_of_class(segments.labels.tolist(), categories), dtype=np.int64)
+    rows = list(range(len(segments)))
+    owner = _winners(segments, rows)
+    while rows:
+        areas = np.bincount(first[owner].reshape(-1), minlength=len(segments))
+        left = sorted({*first[rows].tolist()})
+        tiny = [row for row in left if areas[row] <= min_area]
+        if not tiny:
+            return _numbered(segments, categories, first[owner], left)
+        rows = [row for row in rows if first[row] not in tiny]
+        freed = np.isin(first[owner], tiny)
+        if rows and freed.any():
+            owner[freed] = _winners(segments, rows)[freed]
+    return _numbered(segments, categories, None, [])
+
+
+def merge_by_argmax_as_released(segments: Segments, categories: Categories, min_area: int) -> Panoptic:
+    """Merge as the released code of DETR does, its fault included: merged stuff loses its pixels in the second round.
+
+    The argmax is taken at the resized picture's size and its result brought to picture size by nearest neighbours;
+    areas are counted there, and rows that merging has emptied are dropped like tiny ones.
+    """
+    rows = list(range(len(segments)))
+    first = _first_of_class(segments.labels.tolist(), categories)
+    frame = Frame(segments.frame.canvas, segments.frame.size, segments.frame.size)
+    resized = Segments(segments.masks, segments.labels, segments.scores, frame)
+    while rows:
+        owner = _winners(resized, rows)
+        if len(rows) == len(first):  # the first round alone merges stuff
+            owner = np.array(first, dtype=np.int64)[owner]
+        owner = _nearest(owner, segments.frame.original)
+        areas = np.bincount(owner.reshape(-1), minlength=len(first))
+        kept = [row for row in rows if areas[row] > min_area]
+        if kept == rows:
+            return _numbered(segments, categories, owner, rows)
+        rows = kept
+    return _numbered(segments, categories, None, [])
+
+
+def _first_of_class(labels: Sequence[int], categories: Categories) -> list[int]:
+    """Return for each row the first row of its class if that is stuff, else the row itself."""
+    return [row if categories.things[label] else labels.index(label) for row, label in enumerate(labels)]
+
+
+def _winners(segments: Segments, rows: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Return the row of the largest value of each pixel at picture size, among some rows; the first wins a tie."""
+    size = segments.frame.original
+    best: Tensor | None = None
+    winner = torch.zeros(size, dtype=torch.long, device=segments.masks.device)
+    start = 0
+    for chunk in _restore_in_chunks(segments.pick(rows)):
+        value, row = chunk.max(dim=0)
+        if best is None:
+            best, winner = value, row
+        else:
+            better = value > best
+            best, winner = torch.where(better, value, best), torch.where(better, row + start, winner)
+        start += len(chunk)
+    return np.array(rows, dtype=np.int64)[winner.cpu().numpy()] if rows else winner.cpu().numpy()
+
+
+def _nearest(rows: npt.NDArray[np.int64], size: Size) -> npt.NDArray[np.int64]:
+    image = Image.fromarray(rows.astype(np.int32)).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return np.asarray(image).astype(np.int64)
+
+
+def _numbered(
+    segments: Segments, categories: Categories, owner: npt.NDArray[np.int64] | None, rows: Sequence[int]
+) -> Panoptic:
+    """Return the panoptic map of a map of owning rows; `rows`, the segments that are left, get the ids 1, 2, ..."""
+    if owner is None:
+        return Panoptic(np.zeros(segments.frame.original, dtype=np.int32), (), categories)
+    ids = np.zeros(len(segments), dtype=np.int32)
+    ids[list(rows)] = np.arange(1, len(rows) + 1)
+    areas = np.bincount(owner.reshape(-1), minlength=len(segments))
+    labels, scores = segments.labels.tolist(), segments.scores.tolist()
+    final = tuple(
+        Segment(int(ids[row]), labels[row], int(areas[row]), min(1.0, scores[row]), source=row) for row in rows
+    )
+    return Panoptic(ids[owner], final, categories)

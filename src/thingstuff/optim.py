@@ -28,10 +28,14 @@ class OptimConfig(BaseModel):
     """Decay of weights; biases of convs included."""
     norm_decay: float = Field(default=0.0, ge=0)
     """Decay of norms' weights and biases."""
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
     """How the learning rate falls to the end."""
     power: float = Field(default=0.9, gt=0)
     """Exponent of the poly schedule."""
+    drop: float = Field(default=0.1, ge=0, le=1)
+    """What the step schedule multiplies the learning rate by ..."""
+    drop_at: float = Field(default=2 / 3, ge=0, le=1)
+    """... from this share of the steps on."""
     warmup_steps: int = Field(default=1000, ge=0)
     """Steps over which the learning rate rises linearly, times the schedule."""
     warmup_factor: float = Field(default=0.001, ge=0, le=1)
@@ -48,6 +52,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     factor = {
         "poly": (1 - done) ** config.power,
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+        "step": config.drop if done >= config.drop_at else 1.0,
         "constant": 1.0,
     }[config.schedule]
     if step < config.warmup_steps:

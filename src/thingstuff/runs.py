@@ -17,7 +17,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
-from thingstuff import checkpoint
+from thingstuff import checkpoint, pretrained
 from thingstuff.backbones import ResNet
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
@@ -26,7 +26,7 @@ from thingstuff.evaluation.pq import PictureMatches, PQAccumulator, PQResult
 from thingstuff.io import atomic_write, read_picture, read_sections
 from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
-from thingstuff.recipes import RECIPES
+from thingstuff.recipes import RECIPES, changed_training, default_recipe, shortest_settings
 from thingstuff.report import Example, RunReport, write_report
 from thingstuff.scoring import evaluate_model
 from thingstuff.training import Listener, TrainConfig, fit
@@ -62,19 +62,17 @@ def make_config(
 ) -> RunConfig:
     """Build a run's config from a model's preset and a recipe, changed by dotted keys of either.
 
-    Without `recipe` it is `scratch` for a model without pretrained weights, else `fine-tune`. Raises `InputError` for
-    unknown names, keys and values.
+    Without `recipe` it is the model's own for scratch where its backbone has no pretrained weights, else the one for
+    fine-tuning. Raises `InputError` for unknown names, keys and values, and parts to learn that the model lacks.
     """
-    preset, _ = find(model_name)
+    preset, model_class = find(model_name)
     if recipe is not None and recipe not in RECIPES:
         raise InputError(f"unknown recipe {recipe!r}; known are {', '.join(RECIPES)}")
     of_model, of_training = _sorted_changes(preset, changes)
     model = changed(preset, of_model)
-    if recipe is None:
-        recipe = "scratch" if "backbone.weights" in dotted_keys(model) and _from_scratch(model) else "fine-tune"
-    chosen = RECIPES[recipe](model.preprocess)
+    chosen = RECIPES[recipe or default_recipe(model_class, model)](model.preprocess)
     model = changed(preset, {**chosen.model, **of_model})
-    train = changed(chosen.train, of_training, "training")
+    train = changed_training(chosen.train, of_training, model_class)
     return RunConfig(data=data, model_name=model_name, model=model, train=train, val_split=val_split)
 
 
@@ -90,24 +88,21 @@ def resumed_config(run: Path, data: str | None, model_name: str | None, changes:
             f"{run} is a run of {config.model_name} with the settings in {run / CONFIG}, and a model cannot change "
             "while it is trained: leave the change out, or start a run in another --out"
         )
-    train = changed(config.train, of_training, "training")
+    train = changed_training(config.train, of_training, find(config.model_name)[1])
     return config.model_copy(update={"train": train, "data": data or config.data})
 
 
-def _from_scratch(model: ModelConfig) -> bool:
-    return bool(model.model_dump()["backbone"]["weights"] == "none")
-
-
 def _sorted_changes(model: ModelConfig, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tell the model's settings (with or without `model.` before them) from the training's."""
-    training_keys, model_keys = dotted_keys(TrainConfig()), dotted_keys(model)
-    check_keys(changes, [*training_keys, *model_keys, *(f"model.{k}" for k in model_keys)], "model or training")
-    of_model, of_training = {}, {}
-    for key, value in changes.items():
-        if key in training_keys:
-            of_training[key] = value
-        else:
-            of_model[key.removeprefix("model.")] = value
+    """Tell the model's settings (with or without `model.` before them) from the training's.
+
+    The training's are checked where its recipe is known, which decides whether there is a second stage to set.
+    """
+    of_training = {key: value for key, value in changes.items() if key.split(".")[0] in TrainConfig.model_fields}
+    rest = {key: value for key, value in changes.items() if key not in of_training}
+    model_keys = dotted_keys(model)
+    known = [*dotted_keys(TrainConfig()), *model_keys, *(f"model.{key}" for key in model_keys)]
+    check_keys(rest, known, "model or training")
+    of_model = {key.removeprefix("model."): value for key, value in rest.items()}
     return of_model, of_training
 
 
@@ -213,9 +208,11 @@ def finish_run(
     """Score the best weights on the val split and write result.json, overlays/ and report.html."""
     history = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
     empty = PQResult.of([], 0)
-    result, examples = (None, [])
+    result, examples, notes = (None, [], dict(extras.notes))
     model = checkpoint.load(out)
-    if val is not None:
+    if not _measurable(model, config.train):
+        notes["score"] = f"{config.train.stages[-1].learns} only: no masks to score yet"
+    elif val is not None:
         score = evaluate_model(model, val, progress=listener.evaluating if listener else None)
         result = score.result()
         atomic_write(out / RESULT, json.dumps(result.to_json(), indent=1))
@@ -230,31 +227,29 @@ def finish_run(
         baselines=extras.baselines,
         examples=examples,
         config_yaml=(out / CONFIG).read_text(encoding="utf-8"),
-        notes=extras.notes,
+        notes=notes,
     )
     return RunResult(out, write_report(out / REPORT, report), result)
 
 
+def _measurable(model: PanopticModel, train: TrainConfig) -> bool:
+    """Tell whether a training leads to segments that can be scored."""
+    model.learn(train.stages[-1].learns)
+    measurable = model.measurable
+    model.learn("all")
+    return measurable
+
+
 def command_of(config: RunConfig, out: Path) -> str:
-    """Return the command that makes a run again: every setting that is not the model's default is named."""
-    plain = make_config(config.data, config.model_name, {})
-    settings = []
-    for part, prefix in (("train", ""), ("model", "model.")):
-        ours, default = getattr(config, part).model_dump(mode="json"), getattr(plain, part).model_dump(mode="json")
-        for key in dotted_keys(getattr(config, part)):
-            value, usual = _at(ours, key), _at(default, key)
-            if value != usual and not isinstance(value, dict):
-                settings.append(f"{prefix}{key}={json.dumps(value).strip(chr(34))}")
+    """Return the command that makes a run again: by the recipe that leaves the fewest settings to name."""
+    preset, model_class = find(config.model_name)
+    recipe, settings = shortest_settings(config.train, config.model, preset, model_class)
     words = ["thingstuff", "train", config.data, *settings, "--model", config.model_name, "--out", str(out)]
+    if recipe != default_recipe(model_class, config.model):
+        words += ["--recipe", recipe]
     if config.val_split != "val":
         words += ["--val-split", config.val_split or "none"]
     return shlex.join(words)
-
-
-def _at(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
 
 
 def _examples(model: PanopticModel, val: CocoPanoptic, score: PQAccumulator) -> list[Example]:
@@ -373,5 +368,5 @@ def evaluate_run(weights: Path, data: str, split: str, progress: Callable[[int, 
     """Score a checkpoint or a run's best one on a split of a data set."""
     dataset = CocoPanoptic.open(data, split)
     dataset.check_files()
-    model = checkpoint.load(weights)
+    model = pretrained.load(weights)
     return evaluate_model(model, dataset, progress=progress).result()

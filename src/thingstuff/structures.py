@@ -37,7 +37,9 @@ class Frame:
             return maps.new_zeros((0, *target))
         maps = F.interpolate(maps[None], self.canvas, mode="bilinear", align_corners=False)
         maps = maps[..., : self.size[0], : self.size[1]]
-        return F.interpolate(maps, target, mode="bilinear", align_corners=False)[0]
+        if target != self.size:
+            maps = F.interpolate(maps, target, mode="bilinear", align_corners=False)
+        return maps[0]
 
 
 @dataclass(frozen=True)

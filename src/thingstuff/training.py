@@ -3,12 +3,9 @@
 import itertools
 import json
 import math
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -17,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather_object
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from thingstuff import checkpoint
@@ -28,19 +25,17 @@ from thingstuff.data.transforms import AugmentConfig
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PQResult
 from thingstuff.models.base import PanopticModel
-from thingstuff.optim import OptimConfig, clip_gradients, learning_rate, optimizer, set_learning_rate
+from thingstuff.optim import clip_gradients, learning_rate, optimizer, set_learning_rate
 from thingstuff.resuming import optimizer_state, optimizer_tensors, random_state, set_random_state, truncate_metrics
 from thingstuff.scoring import evaluate_model
+from thingstuff.stages import Stage, StageConfig, refuse_other_stage, stage_at, stages_of
+from thingstuff.stopping import any_process, stop_requests
 from thingstuff.structures import Images, Target
 
 
-class TrainConfig(BaseModel):
-    """How a model is trained."""
+class TrainConfig(StageConfig):
+    """How a model is trained: the first stage's settings, what all stages share, and the second stage if any."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    steps: int = Field(default=4000, ge=1)
-    """Updates of the weights."""
     batch_size: int = Field(default=4, ge=1)
     """Pictures of a step, of each process."""
     accumulate: int = Field(default=1, ge=1)
@@ -57,10 +52,15 @@ class TrainConfig(BaseModel):
     """Steps between evaluations on the val split; there is one at the end."""
     save_every: int = Field(default=200, ge=1)
     """Steps between checkpoints: what a kill can cost."""
-    optim: OptimConfig = OptimConfig()
-    """How weights are updated."""
     augment: AugmentConfig = AugmentConfig()
     """What happens to training pictures."""
+    then: StageConfig | None = None
+    """A second stage after these steps; null for none."""
+
+    @property
+    def stages(self) -> tuple[StageConfig, ...]:
+        """The stages' settings in their order."""
+        return (self,) if self.then is None else (self, self.then)
 
 
 @runtime_checkable
@@ -130,6 +130,7 @@ class _Run:
     config: TrainConfig
     out: Path
     listener: Listener
+    stages: tuple[Stage, ...]
     stop: threading.Event
     best: float = -1.0
     seconds: float = 0.0
@@ -141,6 +142,10 @@ class _Run:
     @property
     def metrics(self) -> Path:
         return self.out / "metrics.jsonl"
+
+    @property
+    def steps(self) -> int:
+        return self.stages[-1].end
 
     def log(self, record: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -173,41 +178,69 @@ def fit(
 ) -> PQResult | None:
     """Train a model; write metrics.jsonl, last.safetensors and (by PQ on val) best.safetensors into `out`.
 
-    With `resume` a run goes on after its last checkpoint as if it had never stopped. Returns the last evaluation,
-    None without `val`. Raises `Interrupted` on Ctrl-C after saving, `NonFiniteLossError` where a loss is NaN,
-    `InputError` for a full disk or a checkpoint that does not fit.
+    Each stage has an optimiser of its own. With `resume` a run goes on after its last checkpoint as if it had never
+    stopped. Returns the last evaluation; None without `val` or anything to score. Raises `Interrupted` on Ctrl-C after
+    saving, `NonFiniteLossError`, `InputError` for a full disk, another run's checkpoint or a part the model lacks.
     """
+    for stage_config in config.stages:
+        model.check_part(stage_config.learns)
     if config.threads:
         torch.set_num_threads(config.threads)
     accelerator = make_accelerator(config)
-    run = _Run(accelerator, model, config, out, listener or Silence(), threading.Event())
+    stages = stages_of(config.stages, len(train), _whole_batch(accelerator, config))
+    run = _Run(accelerator, model, config, out, listener or Silence(), stages, threading.Event())
     model.to(memory_format=torch.channels_last).to(accelerator.device).train()  # convolutions are faster so
-    step_module, updates = accelerator.prepare(TrainStep(model), optimizer(model, config.optim))
-    start, pending = _restore(run, updates) if resume and run.last.exists() else (0, False)
+    state = _restore(run) if resume and run.last.exists() else TrainingState(values={"step": 0, "pending": False})
+    start, pending = state.values["step"], state.values["pending"]
     steps = _steps(run, train, start)
     first = next(steps, None)
     if accelerator.is_main_process:
         ready()
         truncate_metrics(run.metrics, start, with_score=not pending)
     accelerator.wait_for_everyone()
-    run.listener.start(start, config.steps)
-    with _stop_requests(run.stop):
+    run.listener.start(start, run.steps)
+    with stop_requests(run.stop):
         result = _evaluate_and_keep(run, val, start) if pending and val is not None else None
-        for step, batches in itertools.chain([first] if first else [], steps):
-            record = _update(run, step_module, updates, step, batches)
-            run.log(record)
-            run.listener.step(record)
-            done = step + 1
-            last = done == config.steps
-            due = val is not None and (last or done % config.evaluate_every == 0)
-            stopping = _any_process(accelerator, run.stop.is_set())
-            if due or last or stopping or done % config.save_every == 0:
-                _save(run, updates, done, pending=due)  # before the evaluation, which may be long and can be repeated
-            if stopping and not (last and not due):
-                raise Interrupted(done)
-            if due and val is not None:
-                result = _evaluate_and_keep(run, val, done)
+        steps = itertools.chain([first] if first else [], steps)
+        for stage in stages[stages.index(stage_at(stages, start)) :]:
+            result = _run_stage(run, stage, steps, state, val) or result
     return result
+
+
+def _run_stage(
+    run: _Run, stage: Stage, steps: Iterator[tuple[int, list[Batch]]], state: TrainingState, val: CocoPanoptic | None
+) -> PQResult | None:
+    """Train what is left of a stage; return its last evaluation."""
+    step_module, updates = _begin_stage(run, stage, state)
+    result = None
+    for step, batches in itertools.islice(steps, max(0, stage.end - max(stage.begin, state.values["step"]))):
+        record = _update(run, stage, step_module, updates, step, batches)
+        run.log(record)
+        run.listener.step(record)
+        done = step + 1
+        last = done == run.steps
+        due = val is not None and run.model.measurable and (done == stage.end or done % run.config.evaluate_every == 0)
+        stopping = any_process(run.accelerator, run.stop.is_set())
+        if due or last or stopping or done % run.config.save_every == 0:
+            _save(
+                run, stage, updates, done, pending=due
+            )  # before the evaluation, which may be long; it can be repeated
+        if stopping and not (last and not due):
+            raise Interrupted(done)
+        if due and val is not None:
+            result = _evaluate_and_keep(run, val, done)
+    return result
+
+
+def _begin_stage(run: _Run, stage: Stage, state: TrainingState) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Let the stage's part learn; return the step's module and the optimiser, in the state of a run that goes on."""
+    run.accelerator.free_memory()  # the stage before leaves its optimiser and its data-parallel wrapper
+    run.model.learn(stage.learns)
+    run.model.train()
+    step_module, updates = run.accelerator.prepare(TrainStep(run.model), optimizer(run.model, stage.optim))
+    if state.values["step"] > stage.begin:  # else it belongs to the stage before
+        updates.load_state_dict(optimizer_state(state, updates, run.model))
+    return step_module, updates
 
 
 def _steps(run: _Run, train: CocoPanoptic, start: int) -> Iterator[tuple[int, list[Batch]]]:
@@ -217,22 +250,22 @@ def _steps(run: _Run, train: CocoPanoptic, start: int) -> Iterator[tuple[int, li
         train,
         config.augment,
         batch_size=config.batch_size,
-        steps=range(start * config.accumulate, config.steps * config.accumulate),
+        steps=range(start * config.accumulate, run.steps * config.accumulate),
         seed=config.seed,
         workers=config.workers,
         rank=run.accelerator.process_index,
         processes=run.accelerator.num_processes,
     )
-    for step in range(start, config.steps):
+    for step in range(start, run.steps):
         yield step, [next(batches) for _ in range(config.accumulate)]
 
 
 def _update(
-    run: _Run, step_module: nn.Module, updates: torch.optim.Optimizer, step: int, batches: list[Batch]
+    run: _Run, stage: Stage, step_module: nn.Module, updates: torch.optim.Optimizer, step: int, batches: list[Batch]
 ) -> dict[str, Any]:
     """Update the weights once and return the step's record: losses are means over batches and processes."""
     began = time.perf_counter()
-    rate = learning_rate(run.config.optim, step, run.config.steps)
+    rate = learning_rate(stage.optim, step - stage.begin, stage.steps)
     set_learning_rate(updates, rate)
     sums: dict[str, float] = {}
     for batch in batches:
@@ -245,7 +278,7 @@ def _update(
             _refuse_non_finite(run, step, values, batch)
             if run.accelerator.sync_gradients:
                 run.accelerator.unscale_gradients(updates)
-                clip_gradients(run.model.parameters(), run.config.optim)
+                clip_gradients(run.model.parameters(), stage.optim)
             updates.step()
             updates.zero_grad()
         for name, value in values.items():
@@ -302,7 +335,7 @@ def _evaluate_and_keep(run: _Run, val: CocoPanoptic, done: int) -> PQResult:
 # ---- saving and going on
 
 
-def _save(run: _Run, updates: torch.optim.Optimizer, done: int, pending: bool) -> None:
+def _save(run: _Run, stage: Stage, updates: torch.optim.Optimizer, done: int, pending: bool) -> None:
     """Write the last checkpoint; `pending` says that its evaluation is still to come."""
     everywhere = dict(gather_object(list(random_state(run.accelerator).items())))
     if run.accelerator.is_main_process:
@@ -313,8 +346,8 @@ def _save(run: _Run, updates: torch.optim.Optimizer, done: int, pending: bool) -
             "pending": pending,
             "best": run.best,
             "seconds": run.seconds,
-            "batch": _whole_batch(run),
-            "kind": run.config.optim.kind,
+            "batch": _whole_batch(run.accelerator, run.config),
+            "stage": stage.identity,
             "optimizer": plain,
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
@@ -322,22 +355,21 @@ def _save(run: _Run, updates: torch.optim.Optimizer, done: int, pending: bool) -
     run.accelerator.wait_for_everyone()
 
 
-def _whole_batch(run: _Run) -> int:
-    processes: int = run.accelerator.num_processes
-    return run.config.batch_size * run.config.accumulate * processes
+def _whole_batch(accelerator: Accelerator, config: TrainConfig) -> int:
+    processes: int = accelerator.num_processes
+    return config.batch_size * config.accumulate * processes
 
 
-def _restore(run: _Run, updates: torch.optim.Optimizer) -> tuple[int, bool]:
-    """Load weights, optimiser and random state of the last checkpoint; return its step and whether to evaluate it."""
+def _restore(run: _Run) -> TrainingState:
+    """Load weights and random state of the last checkpoint; return all that it keeps besides the weights."""
     saved, state = checkpoint.load_training(run.last)
     _refuse_other_run(run, saved, state)
     run.model.load_state_dict(saved.state_dict())
-    updates.load_state_dict(optimizer_state(state, updates, run.model))
     if run.accelerator.scaler is not None and state.values["scaler"]:
         run.accelerator.scaler.load_state_dict(state.values["scaler"])
     set_random_state(run.accelerator, state.tensors)
     run.best, run.seconds = state.values["best"], state.values["seconds"]
-    return state.values["step"], state.values["pending"]
+    return state
 
 
 def _refuse_other_run(run: _Run, saved: PanopticModel, state: TrainingState) -> None:
@@ -347,46 +379,12 @@ def _refuse_other_run(run: _Run, saved: PanopticModel, state: TrainingState) -> 
         raise InputError(
             f"{run.last}: its model or categories differ from this run's; give another --out to start anew"
         )
-    if state.values["batch"] != _whole_batch(run):
+    batch = _whole_batch(run.accelerator, run.config)
+    if state.values["batch"] != batch:
         raise InputError(
             f"{run.last}: the run had {state.values['batch']} pictures a step over all processes, now it is "
-            f"{_whole_batch(run)}; set batch_size so that it stays"
+            f"{batch}; set batch_size so that it stays"
         )
-    if state.values["kind"] != run.config.optim.kind:
-        raise InputError(
-            f"{run.last}: the run has optim.kind={state.values['kind']}, which cannot change; "
-            "start anew in another --out"
-        )
-
-
-# ---- being stopped
-
-
-@contextmanager
-def _stop_requests(stop: threading.Event) -> Iterator[None]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop after the step; a second one ends at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def request(signum: int, _: Any) -> None:
-        if stop.is_set():
-            signal.signal(signum, before[signum])
-            signal.raise_signal(signum)
-        stop.set()
-        print("stopping after this step; once more to stop at once", file=sys.stderr)
-
-    before = {int(s): signal.signal(s, request) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-def _any_process(accelerator: Accelerator, value: bool) -> bool:
-    """Tell whether the value is true on any process, so that all stop after the same step."""
-    if accelerator.num_processes == 1:
-        return value
-    flag = torch.tensor(float(value), device=accelerator.device)
-    return bool(accelerator.reduce(flag, "sum").item() > 0)
+    # a run of before there were stages kept the optimiser's kind alone
+    before = state.values.get("stage") or {"begin": 0, "learns": "all", "kind": state.values["kind"]}
+    refuse_other_stage(run.last, run.stages, state.values["step"], before)

@@ -31,18 +31,21 @@ PANOPTIC_FCN_RULES: Rules = (
     (r"(thing|stuff)_generator\.embed_extractor\.(.*)", r"\1_embedding.\2"),
     (r"(?:position|kernel|encode)_head\.\w+_head_(\d)\.(.*)", r"blocks.{\1-1}.\2"),
 )
-"""From the authors' keys to ours; `{n-1}` and `{n/2}` are computed."""
+"""From the authors' keys to ours; `{n-1}` and the like are computed, see `renamed`."""
 
 
 def renamed(key: str, rules: Rules) -> str | None:
-    """Return a key under the first rule that matches it whole, or None."""
+    """Return a key under the first rule that matches it whole, or None; `{a+b}`, `{a-b}` and `{a/b}` are computed."""
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, key)
         if match:
-            text = match.expand(replacement)
-            text = re.sub(r"\{(\d+)-1\}", lambda m: str(int(m[1]) - 1), text)
-            return re.sub(r"\{(\d+)/2\}", lambda m: str(int(m[1]) // 2), text)
+            return re.sub(r"\{(\d+)([-+/])(\d+)\}", _computed, match.expand(replacement))
     return None
+
+
+def _computed(sum_of: re.Match[str]) -> str:
+    first, last = int(sum_of[1]), int(sum_of[3])
+    return str({"+": first + last, "-": first - last, "/": first // max(last, 1)}[sum_of[2]])
 
 
 def panoptic_fcn_from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -141,17 +144,29 @@ def load_backbone(backbone: ResNet) -> str:
     else:
         state, source = read_state(Path(config.weights)), config.weights
     state = {k: v for k, v in state.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
-    _load_strictly(backbone, state, f"ResNet-{config.depth} backbone from {source}")
+    load_strictly(backbone, state, f"ResNet-{config.depth} backbone from {source}")
     return f"backbone from {source}"
 
 
-def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    ours = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    for problem, keys in (
-        ("lacks", sorted(ours.keys() - state.keys())),
-        ("has the unknown", sorted(state.keys() - ours.keys())),
-        ("has another shape in", sorted(k for k in ours.keys() & state.keys() if ours[k].shape != state[k].shape)),
-    ):
-        if keys:
-            raise InputError(f"{what} {problem} {', '.join(keys[:3])}{' ...' if len(keys) > 3 else ''}")
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load a state dict that has every key of the module, no other, and each in the module's shape.
+
+    `what` names the state's source. Raises `InputError` with the first keys that it lacks, that are unknown and that
+    have another shape. A missing `num_batches_tracked`, which nothing reads, is no fault.
+    """
+    ours = module.state_dict()
+    lacking = [k for k in ours if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in ours]
+    misshapen = [
+        f"{k} ({list(state[k].shape)} instead of {list(ours[k].shape)})"
+        for k in ours
+        if k in state and ours[k].shape != state[k].shape
+    ]
+    problems = [
+        f"{problem} {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+        for problem, keys in (("lacks", lacking), ("has the unknown", unknown), ("has another shape in", misshapen))
+        if keys
+    ]
+    if problems:
+        raise InputError(f"{what} {'; '.join(problems)}")
     module.load_state_dict(state, strict=False)

@@ -5,10 +5,11 @@ from typing import Any
 from thingstuff.backbones import BackboneConfig
 from thingstuff.errors import InputError
 from thingstuff.models.base import ModelConfig, PanopticModel, PreprocessConfig
+from thingstuff.models.detr import DETRConfig, DETRPanoptic
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
 from thingstuff.panoptic import Categories
 
-_TINY = PanopticFCNConfig(
+_TINY_FCN = PanopticFCNConfig(
     preprocess=PreprocessConfig(short_side=128, max_side=1333),
     backbone=BackboneConfig(
         depth=18, norm="batch", weights="none", frozen_stages=0, stem_channels=32, res2_channels=32
@@ -30,11 +31,29 @@ _TINY = PanopticFCNConfig(
     stuff_threshold=0.2,
 )
 
+_TINY_DETR = DETRConfig(
+    preprocess=PreprocessConfig(short_side=128, max_side=1333, divisor=32),
+    backbone=BackboneConfig(
+        depth=18, norm="batch", weights="none", frozen_stages=0, stem_channels=32, res2_channels=32
+    ),
+    hidden=128,
+    encoder_layers=2,
+    decoder_layers=3,
+    feedforward=256,
+    queries=25,
+    dropout=0.0,
+    threshold=0.5,
+)
+
 MODELS: dict[str, tuple[ModelConfig, type[PanopticModel]]] = {
     "panoptic-fcn-r50": (PanopticFCNConfig(), PanopticFCN),
     "panoptic-fcn-r101": (PanopticFCNConfig(backbone=BackboneConfig(depth=101)), PanopticFCN),
     "panoptic-fcn-r18": (PanopticFCNConfig(backbone=BackboneConfig(depth=18)), PanopticFCN),
-    "panoptic-fcn-tiny": (_TINY, PanopticFCN),
+    "panoptic-fcn-tiny": (_TINY_FCN, PanopticFCN),
+    "detr-panoptic-r50": (DETRConfig(), DETRPanoptic),
+    "detr-panoptic-r101": (DETRConfig(backbone=BackboneConfig(depth=101)), DETRPanoptic),
+    "detr-panoptic-r50-dc5": (DETRConfig(backbone=BackboneConfig(dilated=True)), DETRPanoptic),
+    "detr-panoptic-tiny": (_TINY_DETR, DETRPanoptic),
 }
 
 

@@ -1,7 +1,7 @@
 """The interface every model offers, and `predict`, which is the same for all."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, overload
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic_core import InitErrorDetails
 from torch import Tensor, nn
 
 from thingstuff.errors import InputError
@@ -37,8 +38,21 @@ class PreprocessConfig(BaseModel):
     """The shorter side is resized to this ..."""
     max_side: int = Field(default=1333, ge=32)
     """... unless the longer one would exceed this."""
-    divisor: int = Field(default=32, ge=32, multiple_of=32)
-    """The batch is padded to a multiple of this, which is one of 32."""
+    divisor: int = Field(default=32, ge=1)
+    """The batch is padded to a multiple of this; 1 pads to the largest picture."""
+
+
+def padded_to(multiple: int) -> AfterValidator:
+    """Return the check of a model that needs `divisor` to be a multiple, for the annotation of its `preprocess`."""
+
+    def check(preprocess: PreprocessConfig) -> PreprocessConfig:
+        if preprocess.divisor % multiple:
+            context = {"multiple_of": multiple}
+            wrong = InitErrorDetails(type="multiple_of", loc=("divisor",), input=preprocess.divisor, ctx=context)
+            raise ValidationError.from_exception_data("preprocess", [wrong])
+        return preprocess
+
+    return AfterValidator(check)
 
 
 class ModelConfig(BaseModel):
@@ -80,12 +94,20 @@ class PanopticModel(nn.Module, ABC):
     """A panoptic model: batch -> forward -> segments -> merge to predict, and forward -> loss to learn."""
 
     config_class: ClassVar[type[ModelConfig]]
+    PARTS: ClassVar[tuple[str, ...]] = ("all",)
+    """What can be learned by itself; `all` is the whole model."""
+    fine_tune_recipe: ClassVar[str] = "fine-tune"
+    """The recipe where none is named, for first weights that were trained before."""
+    scratch_recipe: ClassVar[str] = "scratch"
+    """The recipe where none is named, without pretrained weights."""
 
     def __init__(self, config: ModelConfig, categories: Categories) -> None:
         super().__init__()
         self.config = config
         self.categories = categories
         self.name = ""
+        self.learning = "all"
+        self._trainable: frozenset[str] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -108,14 +130,54 @@ class PanopticModel(nn.Module, ABC):
     def merge(self, segments: Segments) -> Panoptic:
         """Let one picture's candidates compete for its pixels."""
 
+    # ---- learning in parts
+
+    @classmethod
+    def check_part(cls, part: str) -> None:
+        """Raise `InputError` naming the model's parts where `part` is none of them."""
+        if part not in cls.PARTS:
+            raise InputError(f"learns={part!r}: {cls.__name__} has no such part; its parts are {', '.join(cls.PARTS)}")
+
+    def parameters_of(self, part: str) -> Iterable[str]:
+        """Return the names of a part's parameters; asked only for parts other than `all`."""
+        raise NotImplementedError(f"{type(self).__name__} names the part {part!r} but not its parameters")
+
+    def learn(self, part: str) -> None:
+        """Let gradients reach one part alone: its parameters, except those that were frozen from the start.
+
+        Raises `InputError` naming the model's parts where `part` is none of them.
+        """
+        self.check_part(part)
+        if self._trainable is None:
+            self._trainable = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+        chosen = self._trainable if part == "all" else self._trainable.intersection(self.parameters_of(part))
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        self.learning = part
+        self.train(self.training)
+
+    @property
+    def measurable(self) -> bool:
+        """Whether a model that has learned this part, and those before it, has segments to score."""
+        return True
+
+    def train(self, mode: bool = True) -> "PanopticModel":
+        """Set the mode; while one part learns, what holds only frozen parameters stays in eval mode."""
+        super().train(mode)
+        if mode and self.learning != "all":
+            _frozen_to_eval(self)
+        return self
+
+    # ---- from pictures to network input
+
+    def network_size(self, size: Size) -> Size:
+        """Return the (height, width) that the model's size rule resizes a picture to."""
+        return resized_size(size, self.config.preprocess.short_side, self.config.preprocess.max_side)
+
     def batch(self, pictures: Sequence[Picture]) -> Images:
         """Resize by the model's size rule, normalise and pad uint8 pictures [H, W, 3]."""
-        rule = self.config.preprocess
         sizes = [(p.shape[0], p.shape[1]) for p in pictures]
-        resized = [
-            resize_picture(p, resized_size(s, rule.short_side, rule.max_side))
-            for p, s in zip(pictures, sizes, strict=True)
-        ]
+        resized = [resize_picture(p, self.network_size(s)) for p, s in zip(pictures, sizes, strict=True)]
         return self.pad(resized, sizes)
 
     def pad(self, pictures: Sequence[Picture], original: Sequence[Size] | None = None) -> Images:
@@ -131,6 +193,8 @@ class PanopticModel(nn.Module, ABC):
             tensor = tensor.flip(0) if rule.channel_order == "BGR" else tensor
             rows.append(F.pad((tensor - mean) / std, (0, width - w, 0, height - h)))
         return Images(torch.stack(rows), sizes, tuple(original) if original else sizes)
+
+    # ---- predicting
 
     @overload
     def predict(  # type: ignore[overload-overlap]
@@ -185,9 +249,9 @@ class PanopticModel(nn.Module, ABC):
         return [results[index] for index in range(len(pictures))]
 
     def _canvas(self, picture: Picture) -> Size:
-        rule = self.config.preprocess
-        size = resized_size((picture.shape[0], picture.shape[1]), rule.short_side, rule.max_side)
-        return -(-size[0] // rule.divisor) * rule.divisor, -(-size[1] // rule.divisor) * rule.divisor
+        height, width = self.network_size((picture.shape[0], picture.shape[1]))
+        divisor = self.config.preprocess.divisor
+        return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
     def _predict_group(self, group: list[tuple[int, Picture]], results: dict[int, Panoptic]) -> None:
         if not group:
@@ -195,3 +259,16 @@ class PanopticModel(nn.Module, ABC):
         images = self.batch([picture for _, picture in group])
         for (index, _), segments in zip(group, self.segments(self(images), images), strict=True):
             results[index] = self.merge(segments)
+
+
+def _frozen_to_eval(module: nn.Module) -> None:
+    """Put the modules inside one whose parameters are all frozen into eval mode.
+
+    One without parameters, such as dropout, goes with what it lies in.
+    """
+    for child in module.children():
+        parameters = list(child.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            child.eval()
+        else:
+            _frozen_to_eval(child)

@@ -6,7 +6,7 @@ Letters: B pictures, T thing classes, R region classes, C channels, K kernel cha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from thingstuff.backbones import BackboneConfig, ResNet
 from thingstuff.layers import FPN, ConvBlock, SemanticFPN, with_coordinates
 from thingstuff.losses import count_over_processes, dice_loss, sigmoid_focal_loss, weighted_dice_loss
 from thingstuff.merging import ThingsFirst, merge_things_first
-from thingstuff.models.base import ModelConfig, PanopticModel
+from thingstuff.models.base import ModelConfig, PanopticModel, PreprocessConfig, padded_to
 from thingstuff.models.panoptic_fcn_kernels import (
     Kernels,
     concatenate,
@@ -46,6 +46,8 @@ REFERENCE_AREA = 640 * 480
 class PanopticFCNConfig(ModelConfig):
     """Every setting of Panoptic FCN; the defaults are the paper's except where a line says so."""
 
+    preprocess: Annotated[PreprocessConfig, padded_to(32)] = PreprocessConfig()
+    """Size rule, normalisation, padding (to multiples of 32, since each level of the FPN is the double of the next)."""
     backbone: BackboneConfig = BackboneConfig()
     """The ResNet."""
     fpn_channels: int = Field(default=256, ge=1)
@@ -228,11 +230,8 @@ class PanopticFCN(PanopticModel):
     def target_settings(self) -> TargetSettings:
         """How targets are made."""
         c = self.config
-        return TargetSettings(
-            level_ranges=c.level_ranges,
-            region_has_thing=c.region_has_thing,
-            ignore_unlabelled=c.unlabelled == "ignored",
-        )
+        ignored = c.unlabelled == "ignored"
+        return TargetSettings(c.level_ranges, region_has_thing=c.region_has_thing, ignore_unlabelled=ignored)
 
     def forward(self, images: Images) -> PanopticFCNOutput:
         pyramid = self.fpn(self.backbone(images.pixels))

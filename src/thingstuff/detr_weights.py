@@ -1,0 +1,219 @@
+"""DETR's published weights: the authors' and Hugging Face's keys to ours, and what their shapes tell of the config."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from thingstuff.backbones import BackboneConfig
+from thingstuff.coco_categories import COCO_PANOPTIC
+from thingstuff.config import validated
+from thingstuff.errors import InputError
+from thingstuff.models.detr import DETRConfig
+from thingstuff.panoptic import Categories
+from thingstuff.weights import Rules, renamed
+
+_LAYERS = r"((?:en|de)coder\.layers\.\d+)"
+AUTHORS_RULES: Rules = (
+    (r"backbone\.0\.body\.(.*)", r"backbone.\1"),
+    (r"input_proj\.(.*)", r"projection.\1"),
+    (rf"transformer\.{_LAYERS}\.self_attn\.(in_proj_.*)", r"\1.self_attention.\2"),
+    (rf"transformer\.{_LAYERS}\.multihead_attn\.(in_proj_.*)", r"\1.cross_attention.\2"),
+    (rf"transformer\.{_LAYERS}\.self_attn\.out_proj\.(.*)", r"\1.self_attention.out.\2"),
+    (rf"transformer\.{_LAYERS}\.multihead_attn\.out_proj\.(.*)", r"\1.cross_attention.out.\2"),
+    (rf"transformer\.{_LAYERS}\.(linear\d|norm\d)\.(.*)", r"\1.\2.\3"),
+    (r"transformer\.decoder\.norm\.(.*)", r"decoder.norm.\1"),
+    (r"query_embed\.(.*)", r"queries.\1"),
+    (r"class_embed\.(.*)", r"class_head.\1"),
+    (r"bbox_embed\.(.*)", r"box_head.\1"),
+    (r"bbox_attention\.([qk])_linear\.(.*)", r"attention_maps.\1.\2"),
+    (r"mask_head\.lay(\d)\.(.*)", r"mask_head.convs.{\1-1}.\2"),
+    (r"mask_head\.gn(\d)\.(.*)", r"mask_head.norms.{\1-1}.\2"),
+    (r"mask_head\.adapter(\d)\.(.*)", r"mask_head.laterals.{5-\1}.\2"),
+    (r"mask_head\.out_lay\.(.*)", r"mask_head.out.\1"),
+)
+"""From the authors' keys (less a leading `detr.`) to ours; `in_proj` is split afterwards."""
+
+_RESNET = r"model\.backbone\.(?:conv_encoder\.)?model\."
+HUGGING_FACE_RULES: Rules = (
+    (rf"{_RESNET}embedder\.embedder\.convolution\.(.*)", r"backbone.conv1.\1"),
+    (rf"{_RESNET}embedder\.embedder\.normalization\.(.*)", r"backbone.bn1.\1"),
+    (
+        rf"{_RESNET}encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.convolution\.(.*)",
+        r"backbone.layer{\1+1}.\2.downsample.0.\3",
+    ),
+    (
+        rf"{_RESNET}encoder\.stages\.(\d)\.layers\.(\d+)\.shortcut\.normalization\.(.*)",
+        r"backbone.layer{\1+1}.\2.downsample.1.\3",
+    ),
+    (
+        rf"{_RESNET}encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.convolution\.(.*)",
+        r"backbone.layer{\1+1}.\2.conv{\3+1}.\4",
+    ),
+    (
+        rf"{_RESNET}encoder\.stages\.(\d)\.layers\.(\d+)\.layer\.(\d)\.normalization\.(.*)",
+        r"backbone.layer{\1+1}.\2.bn{\3+1}.\4",
+    ),
+    (rf"{_RESNET}((?:conv1|bn1|layer\d)\..*)", r"backbone.\1"),
+    (r"model\.input_projection\.(.*)", r"projection.\1"),
+    (r"model\.query_position_embeddings\.(.*)", r"queries.\1"),
+    (rf"model\.{_LAYERS}\.self_attn\.([qkv])_proj\.(.*)", r"\1.self_attention.\2.\3"),
+    (rf"model\.{_LAYERS}\.self_attn\.(?:out|o)_proj\.(.*)", r"\1.self_attention.out.\2"),
+    (rf"model\.{_LAYERS}\.encoder_attn\.([qkv])_proj\.(.*)", r"\1.cross_attention.\2.\3"),
+    (rf"model\.{_LAYERS}\.encoder_attn\.(?:out|o)_proj\.(.*)", r"\1.cross_attention.out.\2"),
+    (rf"model\.{_LAYERS}\.(?:mlp\.)?fc(\d)\.(.*)", r"\1.linear\2.\3"),
+    (rf"model\.{_LAYERS}\.self_attn_layer_norm\.(.*)", r"\1.norm1.\2"),
+    (rf"model\.{_LAYERS}\.encoder_attn_layer_norm\.(.*)", r"\1.norm2.\2"),
+    (r"model\.(encoder\.layers\.\d+)\.final_layer_norm\.(.*)", r"\1.norm2.\2"),
+    (r"model\.(decoder\.layers\.\d+)\.final_layer_norm\.(.*)", r"\1.norm3.\2"),
+    (r"model\.decoder\.layernorm\.(.*)", r"decoder.norm.\1"),
+    (r"class_labels_classifier\.(.*)", r"class_head.\1"),
+    (r"bbox_predictor\.(.*)", r"box_head.\1"),
+    (r"bbox_attention\.([qk])_proj\.(.*)", r"attention_maps.\1.\2"),
+    (r"mask_head\.conv(\d)\.conv\.(.*)", r"mask_head.convs.{\1-1}.\2"),
+    (r"mask_head\.conv(\d)\.norm\.(.*)", r"mask_head.norms.{\1-1}.\2"),
+    (r"mask_head\.fpn_stages\.(\d)\.refine\.conv\.(.*)", r"mask_head.convs.{\1+2}.\2"),
+    (r"mask_head\.fpn_stages\.(\d)\.refine\.norm\.(.*)", r"mask_head.norms.{\1+2}.\2"),
+    (r"mask_head\.fpn_stages\.(\d)\.fpn_adapter\.(.*)", r"mask_head.laterals.{4-\1}.\2"),
+    (r"mask_head\.output_conv\.(.*)", r"mask_head.out.\1"),
+    # The files name the masks' part as the authors do.
+    *(rule for rule in AUTHORS_RULES if rule[0].startswith(("bbox_attention", "mask_head"))),
+)
+"""From Hugging Face's keys (less a leading `detr.`) to ours: of files and of models in memory, either ResNet."""
+
+COCO_OUTPUTS = 250
+"""Outputs (without "no object") of the weights published for COCO panoptic: an output's index is the category_id."""
+_DEPTHS: dict[tuple[int, ...], int] = {
+    (2, 2, 2, 2, False): 18,
+    (3, 4, 6, 3, False): 34,
+    (3, 4, 6, 3, True): 50,
+    (3, 4, 23, 3, True): 101,
+}
+
+
+def detr_from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the authors' DETR state dict, with or without the masks' part, to ours.
+
+    Raises `InputError` naming the first keys that do not belong to such a model.
+    """
+    result = {}
+    for key, tensor in _renamed_all(state, AUTHORS_RULES, "the authors' DETR").items():
+        place, sign, kind = key.partition(".in_proj_")
+        if not sign:
+            result[key] = tensor
+            continue
+        for name, part in zip("qkv", tensor.chunk(3), strict=True):
+            result[f"{place}.{name}.{kind}"] = part
+    return result
+
+
+def detr_from_hugging_face(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename a Hugging Face DETR state dict, of a file or a model in memory, with or without the masks' part, to ours.
+
+    Raises `InputError` naming the first keys that do not belong to such a model.
+    """
+    return _renamed_all(state, HUGGING_FACE_RULES, "Hugging Face's DETR")
+
+
+def _renamed_all(state: Mapping[str, Tensor], rules: Rules, model: str) -> dict[str, Tensor]:
+    result, strange = {}, []
+    for key, tensor in state.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        name = renamed(key.removeprefix("detr."), rules)
+        if name is None:
+            strange.append(key)
+        else:
+            result[name] = tensor
+    if strange:
+        more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+        raise InputError(f"not {model}: unknown keys {', '.join(strange[:5])}{more}")
+    return result
+
+
+def detr_config(state: Mapping[str, Tensor], settings: Mapping[str, Any], dilated: bool) -> DETRConfig:
+    """Return the config that a DETR state dict under our keys was made with.
+
+    `settings` is Hugging Face's config.json (empty where there is none), which tells what shapes do not: heads and
+    dilation. `dilated` is what a name says of the latter. Raises `InputError` for a key that is missing and a setting
+    that we do not have.
+    """
+    _check_settings(settings)
+    backbone_settings = settings.get("backbone_config") or {}
+    stride = backbone_settings.get("output_stride") or (settings.get("backbone_kwargs") or {}).get("output_stride")
+    dilated = dilated or settings.get("dilation") is True or stride == 16
+    outputs = _shape(state, "class_head.weight")[0] - 1
+    return validated(
+        DETRConfig,
+        {
+            "backbone": _backbone_config(state).model_copy(update={"dilated": dilated}).model_dump(),
+            "hidden": _shape(state, "queries.weight")[1],
+            "queries": _shape(state, "queries.weight")[0],
+            "feedforward": _shape(state, "encoder.layers.0.linear1.weight")[0],
+            "encoder_layers": _count(state, "encoder.layers"),
+            "decoder_layers": _count(state, "decoder.layers"),
+            "heads": settings.get("decoder_attention_heads", DETRConfig().heads),
+            "outputs": outputs if outputs == COCO_OUTPUTS else None,
+        },
+        "DETR weights",
+    )
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    heads = settings.get("decoder_attention_heads")
+    for key, ours in (
+        ("activation_function", "relu"),
+        ("position_embedding_type", "sine"),
+        ("encoder_attention_heads", heads),
+    ):
+        if key in settings and settings[key] != ours:
+            raise InputError(f"config.json: {key}={settings[key]!r}, which our DETR does not have; it has {ours!r}")
+
+
+def _backbone_config(state: Mapping[str, Tensor]) -> BackboneConfig:
+    bottleneck = "backbone.layer1.0.conv3.weight" in state
+    counts = tuple(_count(state, f"backbone.layer{stage}") for stage in (1, 2, 3, 4))
+    depth = _DEPTHS.get((*counts, bottleneck))
+    if depth is None:
+        kind = "bottleneck" if bottleneck else "basic"
+        raise InputError(f"the backbone is no ResNet-18, -34, -50 or -101: {counts} {kind} blocks")
+    last = "conv3" if bottleneck else "conv2"
+    width = _shape(state, "backbone.layer1.0.conv1.weight")[0]
+    fields = {
+        "depth": depth,
+        "stem_channels": _shape(state, "backbone.conv1.weight")[0],
+        "res2_channels": _shape(state, f"backbone.layer1.0.{last}.weight")[0],
+        "bottleneck_width": width if bottleneck else BackboneConfig().bottleneck_width,
+    }
+    usual = {"depth": depth, "stem_channels": 64, "res2_channels": 256 if bottleneck else 64, "bottleneck_width": 64}
+    # torchvision's own shape is told by its depth alone, so that the config is the preset's.
+    return validated(BackboneConfig, {"depth": depth} if fields == usual else fields, "backbone")
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
+    if key not in state:
+        raise InputError(f"DETR weights lack {key}")
+    return tuple(state[key].shape)
+
+
+def _count(state: Mapping[str, Tensor], place: str) -> int:
+    """Return how many of a list's entries (layers, blocks) a state dict has."""
+    found = {m[1] for key in state if (m := re.match(rf"{re.escape(place)}\.(\d+)\.", key))}
+    return len(found)
+
+
+def detr_categories(outputs: int, settings: Mapping[str, Any]) -> Categories:
+    """Return the categories of weights with so many outputs (without "no object"), which is known of COCO panoptic's.
+
+    Raises `InputError` for others: neither shapes nor Hugging Face's config.json tell things from stuff.
+    """
+    if outputs == COCO_OUTPUTS:
+        return COCO_PANOPTIC
+    names = list((settings.get("id2label") or {}).values())
+    listed = f" ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})" if names else ""
+    raise InputError(
+        f"the weights have {outputs} classes{listed} and nothing tells which are things and which are stuff; give the "
+        "categories: thingstuff.pretrained.load_published(file, categories=thingstuff.Categories(...)), then save it "
+        "with thingstuff.checkpoint.save"
+    )

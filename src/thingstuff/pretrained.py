@@ -1,0 +1,230 @@
+"""Weights from anywhere: our runs and checkpoints, published files, and the Hugging Face hub by a model's name."""
+
+import json
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thingstuff import checkpoint
+from thingstuff.detr_weights import detr_categories, detr_config, detr_from_authors, detr_from_hugging_face
+from thingstuff.errors import InputError
+from thingstuff.models import create
+from thingstuff.models.base import PanopticModel
+from thingstuff.models.detr import DETRConfig
+from thingstuff.panoptic import Categories
+from thingstuff.weights import load_strictly, read_state
+
+PUBLISHED = {
+    "detr-panoptic-r50": "facebook/detr-resnet-50-panoptic",
+    "detr-panoptic-r101": "facebook/detr-resnet-101-panoptic",
+    "detr-panoptic-r50-dc5": "facebook/detr-resnet-50-dc5-panoptic",
+}
+"""A model's name -> the repository on the Hugging Face hub that holds its published weights."""
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""A hub repository's weights, the better first."""
+HUB_CONFIG = "config.json"
+
+
+class Origin(Enum):
+    """Whose names a state dict's keys are."""
+
+    OURS = "thingstuff"
+    DETR_AUTHORS = "DETR's authors"
+    DETR_HUGGING_FACE = "Hugging Face's DETR"
+    PANOPTIC_FCN_AUTHORS = "Panoptic FCN's authors"
+    UNKNOWN = "unknown"
+
+
+_SIGNS = (
+    ("transformer.decoder.norm.weight", Origin.DETR_AUTHORS),
+    ("model.decoder.layernorm.weight", Origin.DETR_HUGGING_FACE),
+    ("position_head.out_inst.weight", Origin.PANOPTIC_FCN_AUTHORS),
+    ("class_head.weight", Origin.OURS),
+)
+
+
+def recognise(state: Mapping[str, Tensor]) -> Origin:
+    """Tell whose names a state dict's keys are, by one key that only they have."""
+    keys = {key.removeprefix("detr.") for key in state}
+    return next((origin for sign, origin in _SIGNS if sign in keys), Origin.UNKNOWN)
+
+
+def load(weights: str | Path, device: str | torch.device | None = None, revision: str | None = None) -> PanopticModel:
+    """Load a model, ready to predict.
+
+    `weights` is a run folder or checkpoint of ours, a file of published weights (`.pth`, `.bin`, `.safetensors`), or a
+    name of `PUBLISHED`, whose weights are fetched from the Hugging Face hub once (`revision`: its branch, tag or
+    commit). A path that exists goes before a name. `device` is the CUDA GPU where there is one, else the CPU.
+    Raises `InputError` for what is none of these, does not fit, or cannot be fetched.
+    """
+    path = Path(weights)
+    if path.exists():
+        if revision:
+            raise InputError(f"{path} is there, and revision={revision!r} is for weights from the hub; leave one out")
+        model = _from_path(path)
+    elif str(weights) in PUBLISHED:
+        model = _from_hub(str(weights), revision)
+    else:
+        raise InputError(
+            f"{weights}: no such weights; give a run folder (runs/a), a file (.safetensors, .pth, .bin) "
+            f"or one of {', '.join(PUBLISHED)}"
+        )
+    return checkpoint.ready(model, device)
+
+
+def load_published(path: Path, categories: Categories | None = None) -> PanopticModel:
+    """Build the DETR whose published weights a file holds, on the CPU.
+
+    A Hugging Face config.json is read where it lies beside the file. `categories` are needed for weights of other
+    classes than COCO panoptic's: one for each output in their order, or with the outputs' indices as category ids.
+    Raises `InputError` naming the file for weights of another model and for missing, extra and mis-shaped keys.
+    """
+    return _build(path, _settings_beside(path), "dc5" in path.name.lower(), categories)
+
+
+def _from_path(path: Path) -> PanopticModel:
+    if path.is_dir():
+        if not any((path / f"{name}{checkpoint.SUFFIX}").is_file() for name in ("best", "last")):
+            for name in HUB_FILES:
+                if (path / name).is_file():
+                    return load_published(path / name)
+        path = checkpoint.find_file(path)
+    if checkpoint.is_checkpoint(path):
+        model, _ = checkpoint.load_training(path)
+        return model
+    return load_published(path)
+
+
+def _from_hub(name: str, revision: str | None) -> PanopticModel:
+    file, config = _fetch(PUBLISHED[name], revision)
+    try:
+        model = _build(file, _read_settings(config) if config else {}, name.endswith("-dc5"), None)
+    except InputError as error:
+        raise InputError(f"{PUBLISHED[name]} from the hub: {error}; delete the file to fetch it again") from None
+    model.name = name
+    return model
+
+
+def _build(path: Path, settings: Mapping[str, Any], dilated: bool, categories: Categories | None) -> PanopticModel:
+    theirs = read_state(path)
+    try:
+        state = _converted(theirs)
+        config = detr_config(state, settings, dilated)
+        outputs = state["class_head.weight"].shape[0] - 1
+        if categories is None:
+            categories = detr_categories(outputs, settings)
+        elif len(categories) != outputs:  # then an output's index is the category's id
+            config = config.model_copy(update={"outputs": outputs})
+        model = create(_name_of(config), categories, config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    load_strictly(model, state, str(path))
+    return model
+
+
+def _name_of(config: DETRConfig) -> str:
+    """Return the name of the published model that a config is nearest to."""
+    if config.backbone.depth == 101:
+        return "detr-panoptic-r101"
+    return "detr-panoptic-r50-dc5" if config.backbone.dilated else "detr-panoptic-r50"
+
+
+def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a DETR's state dict under our keys."""
+    origin = recognise(state)
+    if origin is Origin.DETR_AUTHORS:
+        return detr_from_authors(state)
+    if origin is Origin.DETR_HUGGING_FACE:
+        return detr_from_hugging_face(state)
+    if origin is Origin.OURS and "projection.weight" in state:
+        return dict(state)
+    if origin is Origin.PANOPTIC_FCN_AUTHORS:
+        raise InputError(
+            "these are Panoptic FCN's published weights, which do not tell the model's settings; in Python: make the "
+            "model with thingstuff.create, then load thingstuff.weights.panoptic_fcn_from_authors(read_state(file))"
+        )
+    raise InputError(
+        f"the weights are of no model that is known here (first keys {', '.join(sorted(state)[:3]) or 'none'}); give a "
+        "checkpoint of thingstuff or DETR's published panoptic weights"
+    )
+
+
+def _settings_beside(path: Path) -> dict[str, Any]:
+    beside = path.with_name(HUB_CONFIG)
+    return _read_settings(beside) if path.name in HUB_FILES and beside.is_file() else {}
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}); fetch it again") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds no settings (no JSON object); fetch it again")
+    return settings
+
+
+# ---- the hub
+
+
+def _fetch(repository: str, revision: str | None) -> tuple[Path, Path | None]:
+    """Return the weights' file and config.json of a hub repository from the cache, which is filled first.
+
+    Raises `InputError` where neither the hub nor the cache gives weights.
+    """
+    for name in HUB_FILES:
+        file = _fetch_file(repository, name, revision)
+        if file:
+            return file, _fetch_file(repository, HUB_CONFIG, revision)
+    raise _unfetched(repository, revision, " or ".join(HUB_FILES), "the repository has no such file")
+
+
+def _fetch_file(repository: str, name: str, revision: str | None) -> Path | None:
+    """Return a file's place in the cache, or None where the repository is known not to have it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        if not isinstance(try_to_load_from_cache(repository, name, revision=revision), str):
+            # One request tells what is wrong at once and by its name; the download would try again for a long while.
+            get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except Exception as error:  # noqa: BLE001 -- the kinds depend on the hub client's version and its HTTP library
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        spare = HUB_FILES[HUB_FILES.index(name) + 1 :] if name in HUB_FILES else ()
+        if any(isinstance(try_to_load_from_cache(repository, other, revision=revision), str) for other in spare):
+            return None
+        raise _unfetched(repository, revision, name, _reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    reasons = {  # the special before the general
+        GatedRepoError: "it is open only to those who accepted its terms: log in with `hf auth login`",
+        RepositoryNotFoundError: "the hub has no such repository, or it asks for a login",
+        RevisionNotFoundError: "the repository has no such revision",
+    }
+    for kind, reason in reasons.items():
+        if isinstance(error, kind):
+            return reason
+    if getattr(getattr(error, "response", None), "status_code", None) == 401:
+        return reasons[RepositoryNotFoundError]  # which the hub answers to strangers, so as not to tell what there is
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _unfetched(repository: str, revision: str | None, name: str, reason: str) -> InputError:
+    from huggingface_hub import constants
+
+    return InputError(
+        f"weights could not be fetched: {name} of {repository} (revision {revision or 'main'}) from "
+        f"{constants.ENDPOINT}: {reason}. Nothing of it is in the cache {constants.HF_HUB_CACHE} either. Go online "
+        "once, or give a file: --weights FILE, a checkpoint of thingstuff or DETR's published .pth, .bin or "
+        ".safetensors"
+    )
