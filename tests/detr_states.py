@@ -1,10 +1,14 @@
 """A small DETR's weights under each of the names that published ones have."""
 
+import io
+import json
 import re
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
+from hub_server import Files
 from thingstuff.backbones import BackboneConfig
 from thingstuff.coco_categories import COCO_PANOPTIC
 from thingstuff.models import create
@@ -12,6 +16,7 @@ from thingstuff.models.base import PanopticModel
 from thingstuff.models.detr import DETRConfig
 
 State = dict[str, Tensor]
+SETTINGS = {"encoder_attention_heads": 8, "decoder_attention_heads": 8, "dilation": False}
 SMALL = DETRConfig(
     backbone=BackboneConfig(stem_channels=8, res2_channels=16, bottleneck_width=4),
     hidden=128,
@@ -122,3 +127,20 @@ def as_hugging_face_memory(ours: State) -> State:
 def without_masks(state: State, prefix: str = "detr.") -> State:
     """Return what a DETR for boxes alone has: no masks' part, and no prefix before the rest."""
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def pickled(state: State) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def hub_files(model: PanopticModel, *names: str) -> Files:
+    """Return a repository's files: its weights in the formats that are named, and its settings."""
+    state = {k: v.contiguous() for k, v in as_hugging_face_file(model.state_dict()).items()}
+    files = {
+        "model.safetensors": lambda: save(state, {"format": "pt"}),
+        "pytorch_model.bin": lambda: pickled(state),
+        "config.json": lambda: json.dumps(SETTINGS).encode(),
+    }
+    return {name: files[name]() for name in (*names, "config.json")}

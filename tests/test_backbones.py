@@ -36,22 +36,86 @@ def torchvision_stages(model: Any, x: torch.Tensor) -> dict[int, torch.Tensor]:
     return stages
 
 
-@pytest.mark.parametrize(("depth", "res2_channels"), [(18, 64), (34, 64), (50, 256)])
+DILATED = {"replace_stride_with_dilation": [False, False, True]}
+
+
+@pytest.mark.parametrize(
+    ("depth", "res2_channels", "dilated"),
+    [(18, 64, False), (34, 64, False), (50, 256, False), (50, 256, True), (101, 256, True)],
+)
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 @torch.no_grad()
-def test_stages_are_torchvisions(depth: int, res2_channels: int, norm: str) -> None:
-    theirs = getattr(tv, f"resnet{depth}")(weights=None).eval()
+def test_stages_are_torchvisions(depth: int, res2_channels: int, dilated: bool, norm: str) -> None:
+    theirs = getattr(tv, f"resnet{depth}")(weights=None, **(DILATED if dilated else {})).double().eval()
     random_statistics(theirs)
-    ours = ResNet(BackboneConfig(depth=depth, norm=norm, weights="none", res2_channels=res2_channels)).eval()
+    config = BackboneConfig(depth=depth, norm=norm, weights="none", res2_channels=res2_channels, dilated=dilated)
+    ours = ResNet(config).double().eval()
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
     if norm == "frozen":
         state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     ours.load_state_dict(state)
-    x = noise(1, 3, 64, 96)
+    x = noise(1, 3, 64, 90).double()
     stages = ours(x)
     assert ours.channels == {s: y.shape[1] for s, y in stages.items()}
+    assert (stages[5].shape[2:] == stages[4].shape[2:]) == dilated
     for stage, expected in torchvision_stages(theirs, x).items():
-        assert torch.equal(stages[stage], expected), stage
+        assert expected.abs().max() > 0.1
+        torch.testing.assert_close(stages[stage], expected, rtol=0, atol=1e-11 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.parametrize("changes", [{}, {"dilated": True}, {"stride_in_1x1": True}], ids=["plain", "dilated", "caffe"])
+def test_norms_folded_into_convs_change_nothing(norm: str, changes: dict[str, Any]) -> None:
+    """Without gradients nothing is normed by itself; with them everything is."""
+    resnet = ResNet(BackboneConfig(**TINY, norm=norm, frozen_stages=0, **changes)).double().eval()
+    random_statistics(resnet)
+    normed: list[str] = []
+    for name, module in resnet.named_modules():
+        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+            module.register_forward_hook(lambda _module, _inputs, _output, name=name: normed.append(name))
+    x = noise(2, 3, 70, 64).double()
+    plain = resnet(x)
+    assert len(normed) == 1 + 3 * 16 + 4
+    assert all(stage.requires_grad for stage in plain.values())
+    normed.clear()
+    with torch.no_grad():
+        folded = resnet(x)
+    assert normed == []
+    for stage, expected in plain.items():
+        allowed = 1e-11 * float(expected.detach().abs().max())
+        torch.testing.assert_close(folded[stage], expected.detach(), rtol=0, atol=allowed)
+
+
+def test_frozen_stages_are_folded_and_learning_ones_are_not() -> None:
+    resnet = ResNet(BackboneConfig(**TINY, frozen_stages=3)).double().train()
+    random_statistics(resnet)
+    x = noise(1, 3, 64, 64).double()
+    stages = resnet(x)
+    assert [stage for stage, value in stages.items() if value.requires_grad] == [4, 5]
+    stages[5].square().sum().backward()
+    ours = {name: p.grad for name, p in resnet.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] for name in ours} == {"layer3", "layer4"}
+    resnet.requires_grad_(True)
+    resnet.zero_grad()
+    resnet(x)[5].square().sum().backward()
+    for name, grad in ours.items():
+        expected = resnet.get_parameter(name).grad
+        assert expected is not None
+        torch.testing.assert_close(grad, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_batch_norm_that_learns_is_not_folded() -> None:
+    """Even without gradients its statistics move, as in torchvision's."""
+    resnet = ResNet(BackboneConfig(**TINY, norm="batch", frozen_stages=0)).train()
+    with torch.no_grad():
+        resnet(noise(2, 3, 64, 64) + 1)
+    assert resnet.bn1.running_mean.any()
+    assert int(resnet.bn1.num_batches_tracked) == 1
+
+
+def test_only_bottlenecks_dilate() -> None:
+    with pytest.raises(InputError, match="dilated"):
+        changed(BackboneConfig(), {"depth": 18, "dilated": True})
 
 
 def test_stages_halve_with_the_odd_cell_kept() -> None:

@@ -206,6 +206,13 @@ def test_a_folder_in_use_is_kept(capsys: pytest.CaptureFixture[str], data: Path,
     assert (out / "thesis.txt").read_text() == "all my work"
 
 
+def test_a_folder_in_use_is_told_before_weights_are_opened(
+    capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("thingstuff.pretrained.load", lambda _: pytest.fail("weights were opened"))
+    assert "--overwrite" in refused(capsys, "predict", data / "val", "--out", data)
+
+
 def test_wrong_settings_name_the_nearest_key(capsys: pytest.CaptureFixture[str], data: Path) -> None:
     assert "'optim.lr'" in train_refused(capsys, data, "optim.lrr=1")
     assert "'encoder_channels'" in train_refused(capsys, data, "encoder_chanels=1")

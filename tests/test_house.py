@@ -197,8 +197,8 @@ CORE = {"errors", "sizes", "config", "panoptic", "structures"}
 PARTS = {"losses", "layers", "transformer", "boxes", "matching", "merging", "backbones"}
 FILES = {"io", "data", "convert", "drawing"}
 WITH_MODELS = {
-    "models", "weights", "detr_weights", "checkpoint", "pretrained", "optim", "recipes", "resuming", "scoring",
-    "stages", "stopping", "training", "runs",
+    "models", "weights", "detr_weights", "checkpoint", "pretrained", "predicting", "optim", "recipes", "resuming",
+    "scoring", "stages", "stopping", "training", "transfer", "runs",
 }  # fmt: skip
 # Module, or the folder it lies in -> what of ours it may import, within functions too. A new module adds its place.
 MAY_IMPORT: dict[str, set[str]] = {

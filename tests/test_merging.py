@@ -1,14 +1,24 @@
-"""The things-first merge against a slow reference that looks at one pixel at a time, and by hand at its edges."""
+"""Both merges against slow references that look at one pixel at a time, and by hand at their edges."""
 
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from thingstuff import merging
 from thingstuff.boxes import boxes_of_masks
-from thingstuff.merging import ThingsFirst, instances, merge_things_first, semantic_probabilities
+from thingstuff.merging import (
+    ThingsFirst,
+    instances,
+    merge_by_argmax,
+    merge_by_argmax_as_released,
+    merge_things_first,
+    semantic_probabilities,
+)
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Frame, Segments
 
@@ -171,3 +181,193 @@ def test_boxes_are_half_open_and_zero_for_nothing() -> None:
     masks[0, 1:3, 2:6] = True
     masks[1, 4, 6] = True
     assert boxes_of_masks(masks).tolist() == [[2, 1, 6, 3], [6, 4, 7, 5], [0, 0, 0, 0]]
+
+
+# ---- by argmax
+
+
+def logits(*texts: str) -> torch.Tensor:
+    """Mask logits of one row of pixels each: a letter's place in the alphabet, `.` below all."""
+    return torch.tensor([[[-9.0 if c == "." else float(ord(c) - ord("a")) for c in text]] for text in texts])
+
+
+def by_argmax(masks: torch.Tensor, labels: Sequence[int], min_area: int = 0, released: bool = False) -> Panoptic:
+    merge = merge_by_argmax_as_released if released else merge_by_argmax
+    return merge(segments(masks, labels, [0.9 - 0.01 * i for i in range(len(labels))]), CATEGORIES, min_area)
+
+
+def facts(result: Panoptic) -> list[tuple[int, int, int, int | None]]:
+    return [(s.id, s.label, s.area, s.source) for s in result.segments]
+
+
+def slow_argmax(masks: np.ndarray, labels: Sequence[int], min_area: int) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+    """The merge by its words, on masks of picture size: groups of rows, of which the tiny ones go until none is."""
+    groups: list[list[int]] = []
+    for row, label in enumerate(labels):
+        mine = [g for g in groups if labels[g[0]] == label and not CATEGORIES.things[label]]
+        if mine:
+            mine[0].append(row)
+        else:
+            groups.append([row])
+    _, height, width = masks.shape
+    while groups:
+        ids = np.zeros((height, width), dtype=int)
+        for y in range(height):
+            for x in range(width):
+                best = max((row for g in groups for row in g), key=lambda row: (masks[row, y, x], -row))
+                ids[y, x] = next(i for i, g in enumerate(groups, start=1) if best in g)
+        areas = [int((ids == i).sum()) for i in range(1, len(groups) + 1)]
+        if min(areas) > min_area:
+            return ids, [
+                (i, labels[g[0]], a, g[0]) for i, (g, a) in enumerate(zip(groups, areas, strict=True), start=1)
+            ]
+        groups = [g for g, area in zip(groups, areas, strict=True) if area > min_area]
+    return np.zeros((height, width), dtype=int), []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_argmax_is_the_slow_argmax(seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(9, 1, 4, 5, generator=random)
+    masks = torch.nn.functional.interpolate(coarse, (12, 15), mode="bilinear")[:, 0]
+    masks = (masks * 4).round() / 4  # with ties
+    labels = torch.randint(0, 4, (9,), generator=random).tolist()
+    result = by_argmax(masks, labels, min_area=8 + 4 * seed)
+    ids, found = slow_argmax(masks.numpy(), labels, 8 + 4 * seed)
+    assert (result.ids == ids).all()
+    assert facts(result) == found
+    assert len(found) < len(labels)
+
+
+def test_the_largest_logit_wins_and_the_first_of_equals() -> None:
+    result = by_argmax(logits("cc..bb", "..ccbb"), [CAR, DOG])
+    assert result.ids.tolist() == [[1, 1, 2, 2, 1, 1]]
+    assert facts(result) == [(1, CAR, 4, 0), (2, DOG, 2, 1)]
+    assert [s.score for s in result.segments] == pytest.approx([0.9, 0.89])
+
+
+def test_every_pixel_is_given_to_someone_however_low_its_logits() -> None:
+    assert by_argmax(logits("....", "...a"), [CAR, SKY]).ids.tolist() == [[1, 1, 1, 2]]
+
+
+def test_stuff_of_one_class_is_one_segment_and_things_are_not() -> None:
+    masks = logits("d...d...", ".d...d..", "..d...d.", "...d...d")
+    result = by_argmax(masks, [ROAD, CAR, ROAD, CAR])
+    assert result.ids.tolist() == [[1, 2, 1, 3, 1, 2, 1, 3]]
+    assert facts(result) == [(1, ROAD, 4, 0), (2, CAR, 2, 1), (3, CAR, 2, 3)]
+
+
+def test_stuff_is_tiny_by_all_of_its_pixels() -> None:
+    masks = logits("d.......", "......g.", "bb.dddfd")
+    assert facts(by_argmax(masks, [SKY, SKY, CAR], min_area=2)) == [(1, SKY, 3, 0), (2, CAR, 5, 2)]
+
+
+def test_a_tiny_segment_leaves_its_pixels_to_the_next_best() -> None:
+    result = by_argmax(logits("dddd....", "....d...", "...cbddd"), [CAR, DOG, DOG], min_area=1)
+    assert result.ids.tolist() == [[1, 1, 1, 1, 2, 2, 2, 2]]
+    assert facts(result) == [(1, CAR, 4, 0), (2, DOG, 4, 2)]
+
+
+def test_at_the_limit_a_segment_goes_and_one_pixel_above_it_stays() -> None:
+    masks = logits("dddd...", "....ddd")
+    assert [s.label for s in by_argmax(masks, [CAR, DOG], min_area=3).segments] == [CAR]
+    assert [s.label for s in by_argmax(masks, [CAR, DOG], min_area=2).segments] == [CAR, DOG]
+
+
+def test_all_tiny_ones_go_at_once_and_what_is_left_grows() -> None:
+    """The second and third go in one round, though either would be large enough with the other's pixel."""
+    result = by_argmax(logits("dddd....", "....dc..", "....cd..", "aaaaaadd"), [CAR, DOG, CAR, DOG], min_area=1)
+    assert result.ids.tolist() == [[1, 1, 1, 1, 2, 2, 2, 2]]
+    assert facts(result) == [(1, CAR, 4, 0), (2, DOG, 4, 3)]
+
+
+def test_all_may_be_dropped_and_nothing_merges_to_nothing_by_argmax() -> None:
+    for released in (False, True):
+        result = by_argmax(logits("dd..", "..dd"), [CAR, DOG], min_area=2, released=released)
+        assert result.segments == ()
+        assert result.ids.tolist() == [[0, 0, 0, 0]]
+        empty = by_argmax(torch.zeros(0, 3, 4), [], released=released)
+        assert empty.segments == ()
+        assert empty.ids.shape == (3, 4)
+        assert not empty.ids.any()
+
+
+def test_a_segment_of_no_pixel_is_dropped_without_a_limit() -> None:
+    for released in (False, True):
+        result = by_argmax(logits("dddd", "aaaa"), [CAR, DOG], released=released)
+        assert facts(result) == [(1, CAR, 4, 0)]
+
+
+def test_released_merging_takes_the_pixels_of_merged_stuff_away() -> None:
+    """The second row of road is empty once merged, goes, and its pixels go to the car, which is next best there."""
+    masks = logits("dd....", "..dd..", "..ccdd")
+    assert facts(by_argmax(masks, [ROAD, ROAD, CAR])) == [(1, ROAD, 4, 0), (2, CAR, 2, 2)]
+    assert facts(by_argmax(masks, [ROAD, ROAD, CAR], released=True)) == [(1, ROAD, 2, 0), (2, CAR, 4, 2)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_merged_stuff_and_resizing_both_rules_agree(seed: int) -> None:
+    masks = torch.nn.functional.interpolate(
+        torch.randn(6, 1, 4, 5, generator=torch.Generator().manual_seed(seed)), (24, 30), mode="bilinear"
+    )[:, 0]
+    ours, released = (by_argmax(masks, [CAR, ROAD, DOG, SKY, CAR, CAR], 90, flag) for flag in (False, True))
+    assert (ours.ids == released.ids).all()
+    assert ours.segments == released.segments
+    assert 1 < len(ours.segments) < 6
+
+
+def test_argmax_is_taken_at_the_resized_pictures_size_without_the_padding() -> None:
+    candidates = on_canvas()
+    candidates = Segments(candidates.masks, torch.tensor([CAR] * 7), candidates.scores, candidates.frame)
+    result = merge_by_argmax(candidates, CATEGORIES, 0)
+    frame = candidates.frame
+    owners = frame.restore(candidates.masks, original=frame.size).argmax(0).int().numpy()
+    expected = np.asarray(Image.fromarray(owners).resize((41, 30), Image.Resampling.NEAREST))
+    sources = {s.id: s.source for s in result.segments}
+    assert result.size == (30, 41)
+    assert [[sources[i] for i in row] for row in result.ids.tolist()] == expected.tolist()
+
+
+@pytest.mark.parametrize("merge", [merge_by_argmax, merge_by_argmax_as_released])
+def test_chunks_change_no_argmax(merge: Callable[..., Panoptic], monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates = on_canvas()
+    candidates = Segments(
+        (candidates.masks * 5).round(),
+        torch.tensor([CAR, DOG, ROAD, SKY, ROAD, CAR, SKY]),
+        candidates.scores,
+        candidates.frame,
+    )
+    whole = merge(candidates, CATEGORIES, 20)
+    monkeypatch.setattr(merging, "CHUNK_PIXELS", 1)
+    parts = merge(candidates, CATEGORIES, 20)
+    assert len(whole.segments) > 2
+    assert (whole.ids == parts.ids).all()
+    assert whole.segments == parts.segments
+
+
+MEMORY = """
+import re, torch
+from pathlib import Path
+from thingstuff.merging import merge_by_argmax
+from thingstuff.panoptic import Categories
+from thingstuff.structures import Frame, Segments
+torch.manual_seed(0)
+categories = Categories(tuple("ab"), (True, False), (1, 2))
+masks = torch.nn.functional.interpolate(torch.randn(60, 1, 6, 8), (200, 267), mode="bilinear")[:, 0]
+frame = Frame((800, 1067), (800, 1067), (3000, 4000))
+labels = torch.tensor([0] * 50 + [1] * 10)
+def peak():  # what getrusage tells would include the process that started this one
+    return int(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])
+before = peak()
+result = merge_by_argmax(Segments(masks, labels, torch.ones(60), frame), categories, 0)
+assert 20 < len(result.segments) < 52, len(result.segments)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_picture_with_many_segments_needs_little_memory() -> None:
+    """Sixty masks of 4000 x 3000 pixels at once would be 2.9 GB."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 100_000 < int(done.stdout) < 2_000_000, f"{int(done.stdout) // 1000} MB"

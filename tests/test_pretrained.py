@@ -1,6 +1,5 @@
 """`ts.load`: our checkpoints, files of published weights, and the hub, which here is a server on localhost."""
 
-import io
 import json
 import os
 import re
@@ -18,15 +17,18 @@ from safetensors.torch import save, save_file
 
 import thingstuff as ts
 from detr_states import (
+    SETTINGS,
     SMALL,
     State,
     as_authors,
     as_hugging_face_file,
     as_hugging_face_memory,
+    hub_files,
+    pickled,
     small_model,
     without_masks,
 )
-from hub_server import Files, Hub, serving
+from hub_server import Hub, empty_cache, serving, use
 from thingstuff import checkpoint
 from thingstuff.cli import main
 from thingstuff.coco_categories import COCO_PANOPTIC
@@ -36,29 +38,11 @@ from thingstuff.pretrained import PUBLISHED, load_published
 
 NAME = "detr-panoptic-r50"
 REPOSITORY = PUBLISHED[NAME]
-SETTINGS = {"encoder_attention_heads": 8, "decoder_attention_heads": 8, "dilation": False}
 
 
 def same(model: PanopticModel, other: State) -> bool:
     ours = model.cpu().state_dict()
     return ours.keys() == other.keys() and all(torch.equal(ours[k], other[k]) for k in other)
-
-
-def pickled(state: State) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def hub_files(model: PanopticModel, *names: str) -> Files:
-    """Return a repository's files: its weights in the formats that are named, and its settings."""
-    state = {k: v.contiguous() for k, v in as_hugging_face_file(model.state_dict()).items()}
-    files = {
-        "model.safetensors": lambda: save(state, {"format": "pt"}),
-        "pytorch_model.bin": lambda: pickled(state),
-        "config.json": lambda: json.dumps(SETTINGS).encode(),
-    }
-    return {name: files[name]() for name in (*names, "config.json")}
 
 
 # ---- files
@@ -135,7 +119,7 @@ def test_weights_that_do_not_fit_name_the_first_keys(tmp_path: Path) -> None:
 
 def test_weights_for_boxes_alone_lack_the_masks_part(tmp_path: Path) -> None:
     torch.save(without_masks(as_authors(small_model().state_dict())), tmp_path / "detr.pth")
-    with pytest.raises(ts.InputError, match=r"detr\.pth lacks attention_maps\.q\.weight, .* and \d+ more$"):
+    with pytest.raises(ts.InputError, match=r"detr\.pth lacks attention_maps\.q\.weight, .* and \d+ more; .*--from"):
         ts.load(tmp_path / "detr.pth")
 
 
@@ -196,10 +180,7 @@ def test_a_checkpoint_whose_weights_are_not_its_config_s_names_the_keys(tmp_path
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    return folder
+    return empty_cache(tmp_path / "cache", monkeypatch)
 
 
 @pytest.fixture
@@ -209,13 +190,6 @@ def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     ) as hub:
         use(hub.endpoint, monkeypatch)
         yield hub
-
-
-def use(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the hub's client, which reads HF_ENDPOINT when it is imported, ask another server."""
-    template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 NOWHERE = "http://127.0.0.1:9"

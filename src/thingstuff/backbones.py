@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from thingstuff.layers import conv1x1
+
 NormKind = Literal["frozen", "batch", "group"]
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -88,6 +90,8 @@ class ResNet(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
+        self.folds = True
+        """Norms of fixed statistics are folded into their convs where no gradient is recorded: equal up to rounding."""
         norm = _norm(config.norm)
         self.conv1 = nn.Conv2d(3, config.stem_channels, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(config.stem_channels)
@@ -111,33 +115,32 @@ class ResNet(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[int, Tensor]:
-        x = pixels.contiguous(memory_format=torch.channels_last)
-        x = F.max_pool2d(_conv_norm(self.conv1, self.bn1, x).relu_(), kernel_size=3, stride=2, padding=1)
+        fold = self.folds and not torch.is_grad_enabled()
+        x = F.max_pool2d(_conv_norm(self.conv1, self.bn1, pixels, fold).relu_(), kernel_size=3, stride=2, padding=1)
         stages = {}
         for stage in (2, 3, 4, 5):
             for block in self.get_submodule(f"layer{stage - 1}").children():
-                x = _block(block, x)
+                x = _block(block, x, fold)
             stages[stage] = x
         return stages
 
 
-def _block(block: nn.Module, x: Tensor) -> Tensor:
+def _block(block: nn.Module, x: Tensor, fold: bool) -> Tensor:
     """Apply a residual block of torchvision's."""
     assert isinstance(block, (BasicBlock, Bottleneck))
-    y = _conv_norm(block.conv1, block.bn1, x).relu_()
-    y = _conv_norm(block.conv2, block.bn2, y)
+    y = _conv_norm(block.conv1, block.bn1, x, fold).relu_()
+    y = _conv_norm(block.conv2, block.bn2, y, fold)
     if isinstance(block, Bottleneck):
-        y = _conv_norm(block.conv3, block.bn3, y.relu_())
+        y = _conv_norm(block.conv3, block.bn3, y.relu_(), fold)
     if block.downsample is not None:
-        x = _conv_norm(block.downsample[0], block.downsample[1], x)
+        x = _conv_norm(block.downsample[0], block.downsample[1], x, fold)
     return y.add_(x).relu_()
 
 
-def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """Apply a conv and its norm; without gradient a norm of fixed statistics is folded into the conv."""
+def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, fold: bool) -> Tensor:
+    """Apply a conv and its norm; with `fold` as one conv, where the norm's statistics are fixed."""
     fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training)
-    learns = torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)
-    if learns or not fixed:
+    if not fold or not fixed:
         y: Tensor = norm(conv(x))
         return y
     assert isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d))
@@ -146,6 +149,8 @@ def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias.detach() - norm.running_mean * scale
     weight = conv.weight.detach() * scale[:, None, None, None]
+    if conv.kernel_size == (1, 1):
+        return conv1x1(x, weight, shift, conv.stride[0])
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

@@ -89,9 +89,12 @@ def demo(
 def train(
     data: Annotated[str | None, typer.Argument(help="Data folder or YAML (not needed with --resume).")] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=2000 optim.lr=1e-4")] = None,
-    model: Annotated[str | None, typer.Option(help="A model's name; panoptic-fcn-r50 if not given.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model's name; that of --from, or panoptic-fcn-r50.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/a"),
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name.")] = None,
+    first_weights: Annotated[
+        str | None, typer.Option("--from", help="Begin with a run's, a file's or a published model's weights.")
+    ] = None,
     val_split: Annotated[str | None, typer.Option(help="Split to score on: val if not given, 'none' for none.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after the run's last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
@@ -99,22 +102,23 @@ def train(
     """Train a model on labelled pictures and write a run folder with weights, metrics and a report."""
     from thingstuff.config import parse_overrides
     from thingstuff.display import TrainingDisplay
-    from thingstuff.runs import make_config, resumed_config, train_run
+    from thingstuff.runs import make_config, next_command, resumed_config, train_run
 
     changes = parse_overrides([*([data] if data and "=" in data else []), *(settings or [])])
     folder = data if data and "=" not in data else None
     console = _console()
     if resume:
-        if recipe or val_split or overwrite:
+        if recipe or val_split or overwrite or first_weights:
             raise InputError(
-                "--resume keeps the run's recipe and val split and overwrites nothing: leave those options out"
+                "--resume keeps the run's recipe, val split and first weights and overwrites nothing: leave --recipe, "
+                "--val-split, --overwrite and --from out, or start a run in another --out"
             )
         config = resumed_config(out, folder, model, changes)
     elif folder is None:
         raise InputError("which data? Give its folder: thingstuff train DATA --model NAME --out FOLDER")
     else:
         split = None if val_split == "none" else val_split or "val"
-        config = make_config(folder, model or "panoptic-fcn-r50", changes, recipe, split)
+        config = make_config(folder, model, changes, recipe, split, first_weights)
     with _resumable(out), TrainingDisplay(console) as display:
         run = train_run(
             config, out, resume=resume, overwrite=overwrite, listener=display, say=lambda text: _say(console, text)
@@ -122,7 +126,7 @@ def train(
     if run.result is not None:
         console.print(run.result.table())
     _say(console, f"report: {run.report}")
-    _say(console, f"next:   thingstuff predict PICTURES --weights {shlex.quote(str(out))} --out predictions")
+    _say(console, f"next:   {next_command(config, run)}")
 
 
 @app.command()
@@ -199,11 +203,12 @@ def predict(
 ) -> None:
     """Segment pictures: COCO panoptic PNGs and JSON, and overlays to look at."""
     from thingstuff.display import counting
+    from thingstuff.predicting import check_output, find_pictures, predict_pictures
     from thingstuff.pretrained import load
-    from thingstuff.runs import find_pictures, predict_pictures
 
     console = _console()
     files = find_pictures(pictures)
+    check_output(out, overwrite)  # weights may take minutes to fetch
     model = load(weights)
     with counting(console, "predicting") as progress:
         written = predict_pictures(model, files, out, overwrite=overwrite, images=images, progress=progress)

@@ -84,6 +84,8 @@ HUGGING_FACE_RULES: Rules = (
 
 COCO_OUTPUTS = 250
 """Outputs (without "no object") of the weights published for COCO panoptic: an output's index is the category_id."""
+COCO_BOX_OUTPUTS = 91
+"""Those of the weights published for COCO's boxes, which know things alone: as above."""
 _DEPTHS: dict[tuple[int, ...], int] = {
     (2, 2, 2, 2, False): 18,
     (3, 4, 6, 3, False): 34,
@@ -217,3 +219,20 @@ def detr_categories(outputs: int, settings: Mapping[str, Any]) -> Categories:
         "categories: thingstuff.pretrained.load_published(file, categories=thingstuff.Categories(...)), then save it "
         "with thingstuff.checkpoint.save"
     )
+
+
+def detr_known_names(outputs: int, settings: Mapping[str, Any]) -> Categories:
+    """Return those classes of weights with so many outputs whose names are known; ids are the outputs' positions.
+
+    Names from Hugging Face's config.json all stand as things, since it does not tell.
+    """
+    if outputs == COCO_OUTPUTS:
+        return COCO_PANOPTIC
+    if outputs == COCO_BOX_OUTPUTS:
+        named = {COCO_PANOPTIC.ids[label]: COCO_PANOPTIC.names[label] for label in COCO_PANOPTIC.thing_labels}
+    else:
+        listed = settings.get("id2label") or {}
+        named = {int(key): str(name) for key, name in listed.items() if str(key).isdecimal() and int(key) < outputs}
+    values = list(named.values())
+    once = {position: name for position, name in named.items() if values.count(name) == 1}  # holes share "N/A"
+    return Categories(tuple(once.values()), (True,) * len(once), tuple(once))

@@ -48,8 +48,17 @@ def count_over_processes(count: int, device: torch.device) -> Tensor:
     Data-parallel training averages gradients over processes, so dividing by the mean gives the sum over all pictures
     divided by the sum of all counts: what one process with the whole batch computes.
     """
-    total = torch.tensor(float(count), device=device)
-    if not (dist.is_available() and dist.is_initialized()):
-        return total.clamp(min=1)
-    dist.all_reduce(total)
-    return total.clamp(min=1) / dist.get_world_size()
+    return mean_over_processes(torch.tensor(float(count), device=device)).clamp(min=1 / process_count())
+
+
+def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the mean of values over all processes, without gradient: what weighted losses are divided by."""
+    values = values.detach().clone()
+    if process_count() > 1:
+        dist.all_reduce(values)
+    return values / process_count()
+
+
+def process_count() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

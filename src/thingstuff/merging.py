@@ -130,37 +130,38 @@ def _best_of_stuff(stuff: Segments, size: Size) -> tuple[np.ndarray, np.ndarray]
 
 
 def merge_by_argmax(segments: Segments, categories: Categories, min_area: int) -> Panoptic:
-    """Give each pixel to the segment of the largest logit, at picture size; stuff of one class is one segment.
+    """Give each pixel to the segment of the largest logit; stuff of one class is one segment.
 
-    The segments are then dropped that have `min_area` pixels or fewer, and their pixels go to the best of the rest,
-    until none is. Ids rise in the order of the rows; the first row wins a tie (Carion et al. 2020, section 4.4).
+    That is done at the resized picture's size, and brought to picture size by nearest neighbours. Then segments of
+    `min_area` pixels or fewer are dropped, and their pixels go to the best of the rest, until none is. Ids rise in the
+    order of the rows; the first row wins a tie (Carion et al. 2020, section 4.4).
     """
     first = np.array(_first_of_class(segments.labels.tolist(), categories), dtype=np.int64)
     rows = list(range(len(segments)))
-    owner = _winners(segments, rows)
+    resized = _at_resized_size(segments)
+    owner = _winners(resized, rows)
     while rows:
-        areas = np.bincount(first[owner].reshape(-1), minlength=len(segments))
+        whole = _nearest(first[owner], segments.frame.original)
+        areas = np.bincount(whole.reshape(-1), minlength=len(segments))
         left = sorted({*first[rows].tolist()})
         tiny = [row for row in left if areas[row] <= min_area]
         if not tiny:
-            return _numbered(segments, categories, first[owner], left)
+            return _numbered(segments, categories, whole, left)
         rows = [row for row in rows if first[row] not in tiny]
         freed = np.isin(first[owner], tiny)
         if rows and freed.any():
-            owner[freed] = _winners(segments, rows)[freed]
+            owner[freed] = _winners(resized, rows)[freed]
     return _numbered(segments, categories, None, [])
 
 
 def merge_by_argmax_as_released(segments: Segments, categories: Categories, min_area: int) -> Panoptic:
     """Merge as the released code of DETR does, its fault included: merged stuff loses its pixels in the second round.
 
-    The argmax is taken at the resized picture's size and its result brought to picture size by nearest neighbours;
-    areas are counted there, and rows that merging has emptied are dropped like tiny ones.
+    Rows that merging has emptied are dropped like tiny ones, and what they had won is dealt again among the rest.
     """
     rows = list(range(len(segments)))
     first = _first_of_class(segments.labels.tolist(), categories)
-    frame = Frame(segments.frame.canvas, segments.frame.size, segments.frame.size)
-    resized = Segments(segments.masks, segments.labels, segments.scores, frame)
+    resized = _at_resized_size(segments)
     while rows:
         owner = _winners(resized, rows)
         if len(rows) == len(first):  # the first round alone merges stuff
@@ -172,6 +173,11 @@ def merge_by_argmax_as_released(segments: Segments, categories: Categories, min_
             return _numbered(segments, categories, owner, rows)
         rows = kept
     return _numbered(segments, categories, None, [])
+
+
+def _at_resized_size(segments: Segments) -> Segments:
+    frame = Frame(segments.frame.canvas, segments.frame.size, segments.frame.size)
+    return Segments(segments.masks, segments.labels, segments.scores, frame)
 
 
 def _first_of_class(labels: Sequence[int], categories: Categories) -> list[int]:
@@ -197,6 +203,8 @@ def _winners(segments: Segments, rows: Sequence[int]) -> npt.NDArray[np.int64]:
 
 
 def _nearest(rows: npt.NDArray[np.int64], size: Size) -> npt.NDArray[np.int64]:
+    if rows.shape == size:
+        return rows
     image = Image.fromarray(rows.astype(np.int32)).resize((size[1], size[0]), Image.Resampling.NEAREST)
     return np.asarray(image).astype(np.int64)
 

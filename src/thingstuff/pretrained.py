@@ -1,7 +1,8 @@
 """Weights from anywhere: our runs and checkpoints, published files, and the Hugging Face hub by a model's name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,13 @@ import torch
 from torch import Tensor
 
 from thingstuff import checkpoint
-from thingstuff.detr_weights import detr_categories, detr_config, detr_from_authors, detr_from_hugging_face
+from thingstuff.detr_weights import (
+    detr_categories,
+    detr_config,
+    detr_from_authors,
+    detr_from_hugging_face,
+    detr_known_names,
+)
 from thingstuff.errors import InputError
 from thingstuff.models import create
 from thingstuff.models.base import PanopticModel
@@ -61,19 +68,24 @@ def load(weights: str | Path, device: str | torch.device | None = None, revision
     commit). A path that exists goes before a name. `device` is the CUDA GPU where there is one, else the CPU.
     Raises `InputError` for what is none of these, does not fit, or cannot be fetched.
     """
-    path = Path(weights)
-    if path.exists():
-        if revision:
-            raise InputError(f"{path} is there, and revision={revision!r} is for weights from the hub; leave one out")
-        model = _from_path(path)
-    elif str(weights) in PUBLISHED:
-        model = _from_hub(str(weights), revision)
-    else:
-        raise InputError(
-            f"{weights}: no such weights; give a run folder (runs/a), a file (.safetensors, .pth, .bin) "
-            f"or one of {', '.join(PUBLISHED)}"
-        )
-    return checkpoint.ready(model, device)
+    return checkpoint.ready(_open(weights, revision, _build_whole).model, device)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to begin another from, on the CPU, and those of its keys that the weights did not hold."""
+
+    model: PanopticModel
+    missing: frozenset[str] = frozenset()
+
+
+def load_source(weights: str | Path) -> Source:
+    """Open weights that another model is to begin with: what `load` takes, and more of the published DETRs.
+
+    One for boxes alone may lack the masks' part, and categories may be unknown: their classes are those whose names are
+    known. Raises `InputError` as `load` does.
+    """
+    return _open(weights, None, _build_part)
 
 
 def load_published(path: Path, categories: Categories | None = None) -> PanopticModel:
@@ -83,47 +95,93 @@ def load_published(path: Path, categories: Categories | None = None) -> Panoptic
     classes than COCO panoptic's: one for each output in their order, or with the outputs' indices as category ids.
     Raises `InputError` naming the file for weights of another model and for missing, extra and mis-shaped keys.
     """
-    return _build(path, _settings_beside(path), "dc5" in path.name.lower(), categories)
+    return _build(path, _settings_beside(path), _is_dilated(path), categories)
 
 
-def _from_path(path: Path) -> PanopticModel:
+Builder = Callable[[Path, Mapping[str, Any], bool], Source]
+"""Of a file of published weights, Hugging Face's settings, and whether its name tells of dilation."""
+
+
+def _open(weights: str | Path, revision: str | None, build: Builder) -> Source:
+    path = Path(weights)
+    if path.exists():
+        if revision:
+            raise InputError(f"{path} is there, and revision={revision!r} is for weights from the hub; leave one out")
+        return _from_path(path, build)
+    if str(weights) in PUBLISHED:
+        return _from_hub(str(weights), revision, build)
+    raise InputError(
+        f"{weights}: no such weights; give a run folder (runs/a), a file (.safetensors, .pth, .bin) "
+        f"or one of {', '.join(PUBLISHED)}"
+    )
+
+
+def _from_path(path: Path, build: Builder) -> Source:
     if path.is_dir():
         if not any((path / f"{name}{checkpoint.SUFFIX}").is_file() for name in ("best", "last")):
             for name in HUB_FILES:
                 if (path / name).is_file():
-                    return load_published(path / name)
+                    return _from_path(path / name, build)
         path = checkpoint.find_file(path)
     if checkpoint.is_checkpoint(path):
-        model, _ = checkpoint.load_training(path)
-        return model
-    return load_published(path)
+        return Source(checkpoint.load_training(path)[0])
+    return build(path, _settings_beside(path), _is_dilated(path))
 
 
-def _from_hub(name: str, revision: str | None) -> PanopticModel:
+def _from_hub(name: str, revision: str | None, build: Builder) -> Source:
     file, config = _fetch(PUBLISHED[name], revision)
     try:
-        model = _build(file, _read_settings(config) if config else {}, name.endswith("-dc5"), None)
+        source = build(file, _read_settings(config) if config else {}, name.endswith("-dc5"))
     except InputError as error:
         raise InputError(f"{PUBLISHED[name]} from the hub: {error}; delete the file to fetch it again") from None
-    model.name = name
-    return model
+    source.model.name = name
+    return source
+
+
+def _build_whole(path: Path, settings: Mapping[str, Any], dilated: bool) -> Source:
+    return Source(_build(path, settings, dilated, None))
 
 
 def _build(path: Path, settings: Mapping[str, Any], dilated: bool, categories: Categories | None) -> PanopticModel:
+    known = (lambda count: detr_categories(count, settings)) if categories is None else (lambda _: categories)
+    model, state = _prepared(path, settings, dilated, known)
+    alone = not state.keys() & {*model.parameters_of("masks")}
+    try:
+        load_strictly(model, state, str(path))
+    except InputError as error:
+        remedy = f"; it knows boxes alone: learn masks by thingstuff train DATA --from {path}" if alone else ""
+        raise InputError(f"{error}{remedy}") from None
+    return model
+
+
+def _build_part(path: Path, settings: Mapping[str, Any], dilated: bool) -> Source:
+    """Build the model of a file which need not hold the masks' part nor tell its categories."""
+    model, state = _prepared(path, settings, dilated, lambda count: detr_known_names(count, settings))
+    of_masks = {*model.parameters_of("masks")}
+    missing = of_masks if not of_masks & state.keys() else set()
+    load_strictly(model, {**{key: model.state_dict()[key] for key in missing}, **state}, str(path))
+    return Source(model, frozenset(missing))
+
+
+def _prepared(
+    path: Path, settings: Mapping[str, Any], dilated: bool, categories_of: Callable[[int], Categories]
+) -> tuple[PanopticModel, dict[str, Tensor]]:
+    """Return the model that a file's weights are of, and these under its keys, not yet loaded."""
     theirs = read_state(path)
     try:
         state = _converted(theirs)
         config = detr_config(state, settings, dilated)
         outputs = state["class_head.weight"].shape[0] - 1
-        if categories is None:
-            categories = detr_categories(outputs, settings)
-        elif len(categories) != outputs:  # then an output's index is the category's id
+        categories = categories_of(outputs)
+        if len(categories) != outputs:  # then an output's index is the category's id
             config = config.model_copy(update={"outputs": outputs})
-        model = create(_name_of(config), categories, config)
+        return create(_name_of(config), categories, config), state
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    load_strictly(model, state, str(path))
-    return model
+
+
+def _is_dilated(path: Path) -> bool:
+    return "dc5" in path.name.lower()
 
 
 def _name_of(config: DETRConfig) -> str:
@@ -225,6 +283,6 @@ def _unfetched(repository: str, revision: str | None, name: str, reason: str) ->
     return InputError(
         f"weights could not be fetched: {name} of {repository} (revision {revision or 'main'}) from "
         f"{constants.ENDPOINT}: {reason}. Nothing of it is in the cache {constants.HF_HUB_CACHE} either. Go online "
-        "once, or give a file: --weights FILE, a checkpoint of thingstuff or DETR's published .pth, .bin or "
-        ".safetensors"
+        "once, or give a file: --weights FILE (to train: --from FILE), a checkpoint of thingstuff or DETR's published "
+        ".pth, .bin or .safetensors"
     )

@@ -126,7 +126,7 @@ def detr_fine_tune(size: PreprocessConfig) -> TrainConfig:
 def detr_scratch(size: PreprocessConfig) -> TrainConfig:
     """Return a recipe in two stages for a small DETR without pretrained weights, on a CPU too."""
     optim = OptimConfig(
-        kind="adamw", lr=5e-4, norm_decay=0.0, schedule="cosine", warmup_steps=50, clip="norm", clip_at=1.0
+        kind="adamw", lr=1e-3, norm_decay=0.0, schedule="cosine", warmup_steps=50, clip="norm", clip_at=1.0
     )
     return TrainConfig(
         learns="boxes",
@@ -135,7 +135,7 @@ def detr_scratch(size: PreprocessConfig) -> TrainConfig:
         workers=0,  # as in `scratch`
         optim=optim,
         augment=AugmentConfig(short_sides=_around(size, 0.875, 1.0), max_side=size.max_side, color=0.1),
-        then=StageConfig(learns="masks", steps=500, optim=optim),
+        then=StageConfig(learns="masks", steps=1000, optim=optim),
     )
 
 

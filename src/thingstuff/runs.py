@@ -1,4 +1,4 @@
-"""Run folders: what `thingstuff train`, `evaluate` and `predict` do, as functions.
+"""Run folders: what `thingstuff train` and `evaluate` do, as functions.
 
 A run folder holds config.yaml (enough to run it again), metrics.jsonl, best.safetensors and last.safetensors,
 result.json, overlays/ and report.html.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from thingstuff import checkpoint, pretrained
 from thingstuff.backbones import ResNet
@@ -23,19 +23,24 @@ from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PictureMatches, PQAccumulator, PQResult
-from thingstuff.io import atomic_write, read_picture, read_sections
+from thingstuff.io import atomic_write
 from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
+from thingstuff.panoptic import Categories
+from thingstuff.predicting import OVERLAYS
 from thingstuff.recipes import RECIPES, changed_training, default_recipe, shortest_settings
 from thingstuff.report import Example, RunReport, write_report
 from thingstuff.scoring import evaluate_model
 from thingstuff.training import Listener, TrainConfig, fit
+from thingstuff.transfer import settings_of, take_over
 from thingstuff.weights import load_backbone
 
-CONFIG, METRICS, RESULT, REPORT, OVERLAYS = "config.yaml", "metrics.jsonl", "result.json", "report.html", "overlays"
+CONFIG, METRICS, RESULT, REPORT = "config.yaml", "metrics.jsonl", "result.json", "report.html"
 OWN_FILES = (CONFIG, METRICS, RESULT, REPORT, f"best{checkpoint.SUFFIX}", f"last{checkpoint.SUFFIX}")
 EXAMPLES = 12
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+DEFAULT_MODEL = "panoptic-fcn-r50"
+MASKS_RECIPE = "detr-masks"
+"""What goes on after a training of boxes alone."""
 
 
 class RunConfig(BaseModel):
@@ -55,25 +60,65 @@ class RunConfig(BaseModel):
     """The model's settings."""
     train: TrainConfig
     """The training's settings."""
+    first_weights: str | None = None
+    """Where the first weights come from, as `pretrained.load` takes it; null for those that the backbone names."""
+    first_settings: dict[str, Any] = Field(default_factory=dict)
+    """The model's settings, by dotted key, that came with them; others are the preset's unless they were changed."""
+
+    @property
+    def usual_model(self) -> ModelConfig:
+        """The model's settings where none is changed."""
+        return changed(find(self.model_name)[0], self.first_settings)
+
+    @property
+    def usual_recipe(self) -> str:
+        """The recipe where none is named."""
+        return _usual_recipe(find(self.model_name)[1], self.model, self.first_weights)
+
+
+def _usual_recipe(model_class: type[PanopticModel], model: ModelConfig, first_weights: str | None) -> str:
+    return default_recipe(model_class, model) if first_weights is None else model_class.fine_tune_recipe
 
 
 def make_config(
-    data: str, model_name: str, changes: Mapping[str, Any], recipe: str | None = None, val_split: str | None = "val"
+    data: str,
+    model_name: str | None,
+    changes: Mapping[str, Any],
+    recipe: str | None = None,
+    val_split: str | None = "val",
+    first_weights: str | None = None,
 ) -> RunConfig:
     """Build a run's config from a model's preset and a recipe, changed by dotted keys of either.
 
-    Without `recipe` it is the model's own for scratch where its backbone has no pretrained weights, else the one for
-    fine-tuning. Raises `InputError` for unknown names, keys and values, and parts to learn that the model lacks.
+    With `first_weights` (whatever `pretrained.load` takes) the model is theirs where none is named, with their settings
+    instead of the preset's; under another name it keeps how they see pictures. Without `recipe` it is the model's own
+    for scratch where nothing of it is pretrained, else the one for fine-tuning. Raises `InputError` for unknown names,
+    keys and values, and parts to learn that the model lacks.
     """
-    preset, model_class = find(model_name)
     if recipe is not None and recipe not in RECIPES:
         raise InputError(f"unknown recipe {recipe!r}; known are {', '.join(RECIPES)}")
+    settings: dict[str, Any] = {}
+    if first_weights is not None:
+        source = pretrained.load_source(first_weights).model
+        model_name = model_name or source.name
+        settings = settings_of(source, model_name)
+    model_name = model_name or DEFAULT_MODEL
+    preset, model_class = find(model_name)
+    usual = changed(preset, settings)
     of_model, of_training = _sorted_changes(preset, changes)
-    model = changed(preset, of_model)
-    chosen = RECIPES[recipe or default_recipe(model_class, model)](model.preprocess)
-    model = changed(preset, {**chosen.model, **of_model})
-    train = changed_training(chosen.train, of_training, model_class)
-    return RunConfig(data=data, model_name=model_name, model=model, train=train, val_split=val_split)
+    if first_weights is not None and "backbone.weights" in of_model:
+        raise InputError("backbone.weights and --from both give the backbone's first weights; leave one of them out")
+    model = changed(usual, of_model)
+    chosen = RECIPES[recipe or _usual_recipe(model_class, model, first_weights)](model.preprocess)
+    return RunConfig(
+        data=data,
+        model_name=model_name,
+        model=changed(usual, {**chosen.model, **of_model}),
+        train=changed_training(chosen.train, of_training, model_class),
+        val_split=val_split,
+        first_weights=first_weights,
+        first_settings=settings,
+    )
 
 
 def resumed_config(run: Path, data: str | None, model_name: str | None, changes: Mapping[str, Any]) -> RunConfig:
@@ -129,6 +174,8 @@ class RunResult:
     folder: Path
     report: Path
     result: PQResult | None
+    measurable: bool = True
+    """Whether the model has segments: after boxes alone it has none yet."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +216,12 @@ def train_run(
         raise InputError(
             f"{val.paths.json}: its categories are not those of {train.paths.json}; both splits need the same"
         )
-    torch.manual_seed(config.train.seed)
-    model = create(config.model_name, train.categories, config.model)
-    backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, ResNet) and not (resume and (out / f"last{checkpoint.SUFFIX}").exists()):
-        say(load_backbone(backbone))
     if is_main_process():
         _refuse_used_folder(out, resume or overwrite)
+        _refuse_to_replace(config.first_weights, out, resume)
+    model = _first_model(
+        config, train.categories, begun=resume and (out / f"last{checkpoint.SUFFIX}").exists(), say=say
+    )
 
     def ready() -> None:
         _clear(out, resume)
@@ -183,8 +229,35 @@ def train_run(
 
     fit(model, train, val, config.train, out, resume=resume, listener=listener, ready=ready)
     if not is_main_process():
-        return RunResult(out, out / REPORT, None)
+        return RunResult(out, out / REPORT, None, _measurable(model, config.train))
     return finish_run(config, out, val, extras or Extras(), listener)
+
+
+def _first_model(config: RunConfig, categories: Categories, begun: bool, say: Callable[[str], None]) -> PanopticModel:
+    """Build a run's model with its first weights, which one that has `begun` has no need of."""
+    # Before the seed: what the source's model draws must not decide what ours does.
+    source = pretrained.load_source(config.first_weights) if config.first_weights and not begun else None
+    torch.manual_seed(config.train.seed)
+    model = create(config.model_name, categories, config.model)
+    backbone = getattr(model, "backbone", None)
+    if source is not None:
+        try:
+            taken = take_over(model, source)
+        except InputError as error:
+            raise InputError(f"{config.first_weights}: {error}") from None
+        for line in taken.summary():
+            say(line)
+    elif config.first_weights is None and not begun and isinstance(backbone, ResNet):
+        say(load_backbone(backbone))
+    return model
+
+
+def _refuse_to_replace(first_weights: str | None, out: Path, resume: bool) -> None:
+    if first_weights is None or resume or not Path(first_weights).exists():
+        return
+    place = Path(first_weights).resolve()
+    if out.resolve() in (place, place.parent):
+        raise InputError(f"--overwrite would remove {first_weights}, which --from begins with; give another --out")
 
 
 def _refuse_used_folder(out: Path, allowed: bool) -> None:
@@ -210,7 +283,8 @@ def finish_run(
     empty = PQResult.of([], 0)
     result, examples, notes = (None, [], dict(extras.notes))
     model = checkpoint.load(out)
-    if not _measurable(model, config.train):
+    measurable = _measurable(model, config.train)
+    if not measurable:
         notes["score"] = f"{config.train.stages[-1].learns} only: no masks to score yet"
     elif val is not None:
         score = evaluate_model(model, val, progress=listener.evaluating if listener else None)
@@ -229,7 +303,7 @@ def finish_run(
         config_yaml=(out / CONFIG).read_text(encoding="utf-8"),
         notes=notes,
     )
-    return RunResult(out, write_report(out / REPORT, report), result)
+    return RunResult(out, write_report(out / REPORT, report), result, measurable)
 
 
 def _measurable(model: PanopticModel, train: TrainConfig) -> bool:
@@ -242,14 +316,27 @@ def _measurable(model: PanopticModel, train: TrainConfig) -> bool:
 
 def command_of(config: RunConfig, out: Path) -> str:
     """Return the command that makes a run again: by the recipe that leaves the fewest settings to name."""
-    preset, model_class = find(config.model_name)
-    recipe, settings = shortest_settings(config.train, config.model, preset, model_class)
-    words = ["thingstuff", "train", config.data, *settings, "--model", config.model_name, "--out", str(out)]
-    if recipe != default_recipe(model_class, config.model):
+    _, model_class = find(config.model_name)
+    recipe, settings = shortest_settings(config.train, config.model, config.usual_model, model_class)
+    words = ["thingstuff", "train", config.data, *settings, "--model", config.model_name]
+    words += ["--from", config.first_weights] if config.first_weights else []
+    words += ["--out", str(out)]
+    if recipe != config.usual_recipe:
         words += ["--recipe", recipe]
-    if config.val_split != "val":
-        words += ["--val-split", config.val_split or "none"]
-    return shlex.join(words)
+    return shlex.join([*words, *_split_words(config)])
+
+
+def next_command(config: RunConfig, run: RunResult) -> str:
+    """Return the command that most would give after a run: to predict, or to learn masks after boxes alone."""
+    if run.measurable:
+        return shlex.join(["thingstuff", "predict", "PICTURES", "--weights", str(run.folder), "--out", "predictions"])
+    out = run.folder.with_name(f"{run.folder.name}-masks")
+    words = ["thingstuff", "train", config.data, "--from", str(run.folder), "--recipe", MASKS_RECIPE, "--out", str(out)]
+    return shlex.join([*words, *_split_words(config)])
+
+
+def _split_words(config: RunConfig) -> list[str]:
+    return [] if config.val_split == "val" else ["--val-split", config.val_split or "none"]
 
 
 def _examples(model: PanopticModel, val: CocoPanoptic, score: PQAccumulator) -> list[Example]:
@@ -275,93 +362,6 @@ def _write_overlays(folder: Path, examples: Sequence[Example]) -> None:
     for example in examples:
         name = "_".join(Path(example.name).with_suffix("").parts)
         example.prediction.draw(example.picture).save(folder / f"{name}.jpg", quality=90)
-
-
-# ---- predicting
-
-
-def find_pictures(paths: Sequence[Path]) -> list[Path]:
-    """Return the picture files among paths, those of folders sorted by name.
-
-    Raises `InputError` for a path that is not there and a folder without pictures.
-    """
-    found = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise InputError(f"{path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})")
-            found.extend(inside)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise InputError(f"{path}: no such picture or folder")
-    return found
-
-
-def predict_pictures(
-    model: PanopticModel,
-    pictures: Sequence[Path],
-    out: Path,
-    *,
-    overwrite: bool = False,
-    images: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Write out/panoptic/*.png, out/panoptic.json (COCO panoptic) and out/overlays/*.jpg; return the JSON's path.
-
-    Image ids are those that the COCO JSON `images` gives to the file names; without it they are the names' own numbers
-    where all are numbers (000000000139.jpg is 139), else 1, 2, ... in the pictures' order.
-    Every picture is opened first, so that a broken one is told before work begins. Raises `InputError` for broken
-    pictures, two pictures of one name, and an output folder that is in use.
-    """
-    from thingstuff.io import CocoPanopticWriter
-
-    _check_output(out, overwrite)
-    _check_pictures(pictures)
-    ids = _image_ids(pictures, images)
-    writer = CocoPanopticWriter(out, model.categories, overwrite=overwrite)
-    overlays = out / OVERLAYS
-    overlays.mkdir(parents=True, exist_ok=True)
-    chunk = 32
-    for begin in range(0, len(pictures), chunk):
-        share = pictures[begin : begin + chunk]
-        for path, panoptic in zip(share, model.predict(share), strict=True):
-            writer.add(path.stem, panoptic, ids[path], path.name)
-            panoptic.draw(path).save(overlays / f"{path.stem}.jpg", quality=90)
-        if progress:
-            progress(begin + len(share), len(pictures))
-    return writer.close()
-
-
-def _image_ids(pictures: Sequence[Path], images: Path | None) -> dict[Path, int | str]:
-    if images is None:
-        numbers = [int(p.stem) if p.stem.isdecimal() else 0 for p in pictures]
-        good = len({*numbers}) == len(numbers) and 0 not in numbers
-        return dict(zip(pictures, numbers if good else range(1, len(pictures) + 1), strict=True))
-    (entries,) = read_sections(images, ("images",))
-    named = [e for e in entries if isinstance(e, dict) and isinstance(e.get("id"), int | str) and "file_name" in e]
-    by_name: dict[str, int | str] = {Path(str(e["file_name"])).name: e["id"] for e in named}
-    unknown = [p.name for p in pictures if p.name not in by_name]
-    if unknown:
-        raise InputError(f"{images} has no image with the file name {unknown[0]} ({len(unknown)} such); leave them out")
-    return {p: by_name[p.name] for p in pictures}
-
-
-def _check_output(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder for the predictions")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise InputError(f"{out} is not empty; give another --out, or --overwrite")
-
-
-def _check_pictures(pictures: Sequence[Path]) -> None:
-    stems: dict[str, Path] = {}
-    for path in pictures:
-        twin = stems.setdefault(path.stem.casefold(), path)
-        if twin is not path:
-            raise InputError(f"{twin} and {path} would write the same files; rename one or predict them apart")
-        read_picture(path)
 
 
 def evaluate_run(weights: Path, data: str, split: str, progress: Callable[[int, int], None] | None = None) -> PQResult:

@@ -3,6 +3,7 @@
 The layout is that of golden/panoptic_fcn (its README); settings carry the names of the authors' configs.
 """
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -21,9 +22,9 @@ from conftest import golden_folder
 from thingstuff.backbones import BackboneConfig
 from thingstuff.config import changed
 from thingstuff.models.base import Picture, PreprocessConfig
-from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
+from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig, PanopticFCNOutput
 from thingstuff.panoptic import Categories, Segment
-from thingstuff.structures import Target
+from thingstuff.structures import Images, Target
 from thingstuff.weights import panoptic_fcn_from_authors
 
 RESNET, POSITION, ENCODER = "MODEL.RESNETS", "MODEL.POSITION_HEAD", "MODEL.FEATURE_ENCODER"
@@ -244,3 +245,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def in_recorded_format(images: Images) -> Images:
+    """The reference ran in torch's first memory format; in ours rounding alone takes most of what is allowed."""
+    return dataclasses.replace(images, pixels=images.pixels.contiguous())
+
+
+def output_as_recorded(model: PanopticFCN, images: Images) -> PanopticFCNOutput:
+    """The output with norms after their convs, as recorded; test_backbones.py holds the folded ones against these."""
+    model.backbone.folds = False
+    output: PanopticFCNOutput = model(images)
+    return output

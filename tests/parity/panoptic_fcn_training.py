@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from panoptic_fcn_case import Case, training_pictures, training_targets
+from panoptic_fcn_case import Case, in_recorded_format, output_as_recorded, training_pictures, training_targets
 from torch import Tensor
 
 from thingstuff.models.base import Picture
@@ -33,11 +33,11 @@ class Training:
 
     @cached_property
     def images(self) -> Images:
-        return self.model.pad(self.pictures)
+        return in_recorded_format(self.model.pad(self.pictures))
 
     @cached_property
     def output(self) -> PanopticFCNOutput:
-        return self.model(self.images)
+        return output_as_recorded(self.model, self.images)
 
     @cached_property
     def masks(self) -> MaskTargets:

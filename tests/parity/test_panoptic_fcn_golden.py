@@ -17,7 +17,9 @@ from panoptic_fcn_case import (
     FOLDER,
     NOT_RESULTS_OF_A_BLOCK,
     Case,
+    in_recorded_format,
     one_thread,  # noqa: F401
+    output_as_recorded,
     per_case,
     picture,
     segment_fields,
@@ -95,8 +97,8 @@ def inference_of(case: Case, changes: Mapping[str, Any] | None = None) -> Infere
     maps = [t for key, t in case.file(case.blocks[block]).items() if key.endswith("panoptic_seg")]
     size = case.json.get("inference") or {"height": maps[0].shape[0], "width": maps[0].shape[1]}
     original = (size["height"], size["width"])
-    images = model.pad([picture(case, block, "image")], [original])
-    result = Inference(model, images, model(images))
+    images = in_recorded_format(model.pad([picture(case, block, "image")], [original]))
+    result = Inference(model, images, output_as_recorded(model, images))
     assert result.panoptic.size == original
     return result
 

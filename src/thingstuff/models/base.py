@@ -19,6 +19,8 @@ from thingstuff.panoptic import Categories, Panoptic
 from thingstuff.sizes import resized_size
 from thingstuff.structures import Images, Segments, Size, Target
 
+Precision = Literal["fp32", "bf16", "fp16"]
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Picture = npt.NDArray[np.uint8]
 """A picture as uint8 [H, W, 3], RGB."""
 
@@ -107,6 +109,8 @@ class PanopticModel(nn.Module, ABC):
         self.categories = categories
         self.name = ""
         self.learning = "all"
+        self._precision: Precision = "fp32"
+        self._network: Callable[[Images], Any] = self.forward
         self._trainable: frozenset[str] | None = None
 
     @property
@@ -129,6 +133,13 @@ class PanopticModel(nn.Module, ABC):
     @abstractmethod
     def merge(self, segments: Segments) -> Panoptic:
         """Let one picture's candidates compete for its pixels."""
+
+    @abstractmethod
+    def class_rows(self) -> dict[str, list[str | None]]:
+        """Return, for each parameter whose first axis runs over classes, whose each row is.
+
+        That is a category's name, a name in brackets for what is no category, or None for a row that is nobody's.
+        """
 
     # ---- learning in parts
 
@@ -192,9 +203,23 @@ class PanopticModel(nn.Module, ABC):
             tensor = torch.tensor(picture, device=self.device).permute(2, 0, 1).float()
             tensor = tensor.flip(0) if rule.channel_order == "BGR" else tensor
             rows.append(F.pad((tensor - mean) / std, (0, width - w, 0, height - h)))
-        return Images(torch.stack(rows), sizes, tuple(original) if original else sizes)
+        # convolutions are faster so
+        pixels = torch.stack(rows).contiguous(memory_format=torch.channels_last)
+        return Images(pixels, sizes, tuple(original) if original else sizes)
 
     # ---- predicting
+
+    def speed_up(self, precision: "Precision" = "fp32", *, compiled: bool = False) -> "PanopticModel":
+        """Choose how `predict` runs the network, in mixed precision or compiled by `torch.compile`; return the model.
+
+        Both are for GPUs and change results, bf16 visibly, so neither is ever chosen by itself (docs/performance.md).
+        Raises `InputError` for fp16 without a GPU.
+        """
+        if precision == "fp16" and self.device.type == "cpu":
+            raise InputError("precision fp16 needs a GPU; on a CPU leave it at fp32")
+        self._precision = precision
+        self._network = torch.compile(self.forward) if compiled else self.forward
+        return self
 
     @overload
     def predict(  # type: ignore[overload-overlap]
@@ -257,7 +282,10 @@ class PanopticModel(nn.Module, ABC):
         if not group:
             return
         images = self.batch([picture for _, picture in group])
-        for (index, _), segments in zip(group, self.segments(self(images), images), strict=True):
+        half = HALF.get(self._precision)
+        with torch.autocast(self.device.type, half, enabled=half is not None):
+            output = self._network(images)
+        for (index, _), segments in zip(group, self.segments(output, images), strict=True):
             results[index] = self.merge(segments)
 
 

@@ -18,7 +18,7 @@ from torchvision.ops import box_convert
 from thingstuff.backbones import BackboneConfig, ResNet
 from thingstuff.boxes import paired_giou
 from thingstuff.errors import InputError
-from thingstuff.losses import count_over_processes, sigmoid_focal_loss
+from thingstuff.losses import count_over_processes, mean_over_processes, sigmoid_focal_loss
 from thingstuff.matching import CostWeights, Matches, hungarian, matching_cost
 from thingstuff.merging import merge_by_argmax, merge_by_argmax_as_released
 from thingstuff.models.base import ModelConfig, PanopticModel, PreprocessConfig
@@ -56,6 +56,10 @@ class DETRConfig(ModelConfig):
     """null: one class output per category, in order. A number (250 in the published weights): an output's position is
     the category's id, and outputs that are no category's cannot survive."""
 
+    attention_gain: float = Field(default=1.0, gt=0)
+    """First weights of the mask head's attention channels, times this. The authors' is 1, and needs 10^5 steps: an
+    attention map sums to 1 over heads and cells, so at first it is nothing beside the features. From scratch in minutes
+    give about as many as there are heads x cells."""
     unlabelled: Literal["ignored", "negative"] = "ignored"
     """Unlabelled pixels and crowds: left out of the losses, or background and ordinary targets (authors' code)."""
     no_object_weight: float = Field(default=0.1, gt=0)
@@ -156,13 +160,17 @@ class DETRPanoptic(PanopticModel):
         self.class_head = nn.Linear(d, len(self.labels_of_outputs()) + 1)
         self.box_head = BoxHead(d)
         self.attention_maps = AttentionMaps(d, c.heads)
-        self.mask_head = MaskHead(d, c.heads, self.backbone.channels)
+        self.mask_head = MaskHead(d, c.heads, self.backbone.channels, c.attention_gain)
 
     def labels_of_outputs(self) -> list[int]:
         """Return the label of each class output but the last ("no object"); `VOID` for one that is no category's."""
         if self.config.outputs is None:
             return list(range(len(self.categories)))
         return [self.categories.label_of.get(i, VOID) for i in range(self.config.outputs)]
+
+    def class_rows(self) -> dict[str, list[str | None]]:
+        names = [None if label == VOID else self.categories.names[label] for label in self.labels_of_outputs()]
+        return {key: [*names, "(no object)"] for key in ("class_head.weight", "class_head.bias")}
 
     def network_size(self, size: Size) -> Size:
         rule = self.config.preprocess
@@ -179,7 +187,7 @@ class DETRPanoptic(PanopticModel):
 
     def forward(self, images: Images) -> DETROutput:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learning != "masks"):
-            stages = self.backbone(images.pixels)
+            stages = self.backbone(images.pixels.contiguous(memory_format=torch.channels_last))
             projected = self.projection(stages[5])  # [B, d, h, w]
             h, w = projected.shape[-2:]
             padded = any(size != images.canvas for size in images.sizes)
@@ -207,7 +215,9 @@ class DETRPanoptic(PanopticModel):
         half = features.dtype in HALF  # the loss is computed without autocast, which the convs of the head want
         with torch.autocast(features.device.type, features.dtype, enabled=half):
             maps = self.attention_maps(output.states[b, queries], output.memory[b], valid)
-            parts = self.mask_head.picture_parts(features[b], {stage: x[b] for stage, x in output.stages.items()})
+            own = slice(b, b + 1)  # an index would lose the memory format, and with it half of the time
+            stages = {stage: x[own] for stage, x in output.stages.items()}
+            parts = self.mask_head.picture_parts(features[own], stages)
             logits: Tensor = self.mask_head(parts, maps)
             return logits
 
@@ -259,7 +269,10 @@ class DETRPanoptic(PanopticModel):
     def class_losses(
         self, output: DETROutput, targets: Sequence[Target], matches: Sequence[Matches]
     ) -> Float[Tensor, "L"]:
-        """Return each layer's cross-entropy, averaged with `no_object_weight` for queries without a target."""
+        """Return each layer's cross-entropy, averaged with `no_object_weight` for queries without a target.
+
+        The average is over all processes; the authors' is each process's own.
+        """
         log_p = output.logits.log_softmax(-1)
         L, B, Q, K = log_p.shape
         wanted = torch.full((L, B, Q), K - 1, device=log_p.device)
@@ -267,7 +280,7 @@ class DETRPanoptic(PanopticModel):
             wanted[:, b].scatter_(1, match.query, self._outputs_of(target.labels)[match.target])
         weights = torch.where(wanted == K - 1, self.config.no_object_weight, 1.0).to(log_p.dtype)
         losses = -log_p.gather(-1, wanted[..., None])[..., 0] * weights
-        return losses.sum((1, 2)) / weights.sum((1, 2))
+        return losses.sum((1, 2)) / mean_over_processes(weights.sum((1, 2)))
 
     def box_losses(
         self, output: DETROutput, targets: Sequence[Target], matches: Sequence[Matches], count: Tensor

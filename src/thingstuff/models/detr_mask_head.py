@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from thingstuff.layers import conv1x1
+
 GROUPS = 8
 """Groups of every group norm of the head."""
 STAGES = (4, 3, 2)
@@ -58,7 +60,7 @@ class PictureParts:
 class MaskHead(nn.Module):
     """From attention maps to mask logits at stride 4: 3x3 conv, group norm, ReLU, with Res4, Res3, Res2 joining in."""
 
-    def __init__(self, width: int, heads: int, channels: Mapping[int, int]) -> None:
+    def __init__(self, width: int, heads: int, channels: Mapping[int, int], attention_gain: float = 1.0) -> None:
         super().__init__()
         widths = [width + heads, width + heads, width // 2, width // 4, width // 8, width // 16]
         self.width = width
@@ -72,21 +74,25 @@ class MaskHead(nn.Module):
                 assert module.bias is not None
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self._conv(0).weight[:, width:] *= attention_gain
 
-    def picture_parts(self, projected: Float[Tensor, "d h w"], stages: Mapping[int, Tensor]) -> PictureParts:
-        """Return the shares of one picture; `stages` are its C4, C3 and C2 as [C, h, w]."""
+    def picture_parts(self, projected: Float[Tensor, "1 d h w"], stages: Mapping[int, Tensor]) -> PictureParts:
+        """Return the shares of one picture; `stages` are its C4, C3 and C2 as [1, C, h, w]."""
         first = self._conv(0)
         sums = []
         for i, stage in enumerate(STAGES, start=2):
-            lateral: Tensor = self.laterals[str(stage)](stages[stage][None])
-            sums.append(F.conv2d(lateral, self._conv(i).weight, self._conv(i).bias, padding=1))
-        return PictureParts(
-            F.conv2d(projected[None], first.weight[:, : self.width], first.bias, padding=1), tuple(sums)
-        )
+            lateral = self.laterals[str(stage)]
+            assert isinstance(lateral, nn.Conv2d)
+            x = conv1x1(stages[stage], lateral.weight, lateral.bias)
+            sums.append(F.conv2d(x, self._conv(i).weight, self._conv(i).bias, padding=1))
+        shared = F.conv2d(projected, first.weight[:, : self.width], first.bias, padding=1)
+        return PictureParts(shared, tuple(sums))
 
     def forward(self, parts: PictureParts, maps: Float[Tensor, "N M h w"]) -> Float[Tensor, "N H W"]:
         finest = parts.sums[-1]
         chunk = max(1, CHUNK_VALUES // finest.numel()) if maps.device.type == "cpu" else max(1, len(maps))
+        maps = maps.contiguous(memory_format=torch.channels_last)
         masks = [self._refine(parts, rows) for rows in torch.split(maps, chunk)]
         return torch.cat(masks) if len(masks) > 1 else masks[0]
 
@@ -97,8 +103,8 @@ class MaskHead(nn.Module):
         for i, part in enumerate(parts.sums, start=2):
             x = upsampled_conv(x, self._conv(i).weight, part)
             x = F.relu(self.norms[i](x), inplace=True)
-        logits: Tensor = self.out(x)[:, 0]
-        return logits
+        assert self.out.bias is not None
+        return conv_to_one(x, self.out.weight) + self.out.bias
 
     def _conv(self, index: int) -> nn.Conv2d:
         conv = self.convs[index]
@@ -134,20 +140,27 @@ def _last_rows(x: Float[Tensor, "N C 2 w"], weight: Float[Tensor, "D C 3 3"], W:
 def doubled_conv(x: Float[Tensor, "N C h w"], weight: Float[Tensor, "D C 3 3"]) -> Float[Tensor, "N D 2*h 2*w"]:
     """Return conv3x3(x doubled by nearest upsampling) from four 2x2 convs on x, one per place in a 2x2 cell.
 
-    In an even row the taps above fall on the row before, the other two on the row itself; in an odd row it is the
+    In an even row the tap above falls on the row before, the other two on the row itself; in an odd row it is the
     lower tap that falls on the next. Columns likewise.
     """
-    h, w = x.shape[2:]
+    (h, w), D = x.shape[2:], len(weight)
     y = F.conv2d(x, phase_weights(weight), padding=1)  # [N, 4 D, h + 1, w + 1]
-    places = y.view(len(x), 2, 2, len(weight), h + 1, w + 1)
-    rows = []
-    for p in (0, 1):
-        row = torch.stack([places[:, p, q, :, p : p + h, q : q + w] for q in (0, 1)], dim=-1)
-        rows.append(row.flatten(-2))
-    return torch.stack(rows, dim=-2).flatten(2, 3)
+    places = y.permute(0, 2, 3, 1).reshape(len(x), h + 1, w + 1, 2, 2, D)
+    rows = [torch.stack([places[:, p : p + h, q : q + w, p, q] for q in (0, 1)], dim=3) for p in (0, 1)]
+    return torch.stack(rows, dim=2).view(len(x), 2 * h, 2 * w, D).permute(0, 3, 1, 2)
 
 
 def phase_weights(weight: Float[Tensor, "D C 3 3"]) -> Float[Tensor, "4*D C 2 2"]:
     """Return the 2x2 kernels of the four places of a doubled cell: even-even, even-odd, odd-even, odd-odd."""
     taps = weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])  # [place, tap, of the three]
     return torch.einsum("pay,qbx,dcyx->pqdcab", taps, taps, weight).flatten(0, 2)
+
+
+def conv_to_one(x: Float[Tensor, "N C H W"], weight: Float[Tensor, "1 C 3 3"]) -> Float[Tensor, "N H W"]:
+    """Return conv3x3 to one channel: each tap's map by one matrix product, then the nine shifted and added.
+
+    Convolution routines leave most of a vector unit idle for a single output.
+    """
+    taps = weight[0].flip(1, 2).flatten(1).T  # the sum scatters where the convolution gathers
+    cells = x.permute(0, 2, 3, 1).flatten(1, 2).transpose(1, 2)  # [N, C, H W], no copy for channels-last maps
+    return F.fold(torch.matmul(taps, cells), x.shape[2:], kernel_size=3, padding=1)[:, 0]

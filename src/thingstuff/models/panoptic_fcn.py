@@ -233,6 +233,14 @@ class PanopticFCN(PanopticModel):
         ignored = c.unlabelled == "ignored"
         return TargetSettings(c.level_ranges, region_has_thing=c.region_has_thing, ignore_unlabelled=ignored)
 
+    def class_rows(self) -> dict[str, list[str | None]]:
+        c = self.categories
+        things: list[str | None] = [c.names[label] for label in c.thing_labels]
+        stuff: list[str | None] = [c.names[label] for label in c.stuff_labels]
+        regions = ["(some thing)", *stuff] if self.config.region_has_thing else stuff
+        rows = {"position_head.centres": things, "position_head.regions": regions}
+        return {f"{place}.{kind}": names for place, names in rows.items() for kind in ("weight", "bias")}
+
     def forward(self, images: Images) -> PanopticFCNOutput:
         pyramid = self.fpn(self.backbone(images.pixels))
         positions = [self.position_head(pyramid[level]) for level in self.levels]
