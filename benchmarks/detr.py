@@ -79,6 +79,7 @@ def images_of(job: Job, device: str = "cpu") -> Images:
     torch.manual_seed(1)
     rough = torch.nn.functional.interpolate(torch.randn(1, 3, 12, 16), job.size, mode="bicubic")
     pixels = (rough + 0.2 * torch.randn(1, 3, *job.size)).to(device)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)  # as our `pad` gives them
     return Images(pixels, (job.size,), (job.size,))
 
 
@@ -101,7 +102,7 @@ def run_ours(model: DETRPanoptic, images: Images) -> Any:
 
 def run_theirs(model: Any, processor: Any, images: Images) -> Any:
     """Picture to panoptic map, by their model and post-processing."""
-    output = model(pixel_values=images.pixels)
+    output = model(pixel_values=images.pixels.contiguous())
     return processor.post_process_panoptic_segmentation(
         output, threshold=THRESHOLD, label_ids_to_fuse=set(), target_sizes=[images.original[0]]
     )[0]

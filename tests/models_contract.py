@@ -229,6 +229,20 @@ class ModelContract:
             model.predict(["missing.jpg"])
         assert model.training
 
+    def test_half_precision_is_there_when_asked_for(self, name: str) -> None:
+        model, picture = trained(type(self), name), scene()[0]
+        expected = model.predict(picture)
+        try:
+            result = model.speed_up("bf16").predict(picture)
+        finally:
+            model.speed_up()
+        assert (result.semantic() == expected.semantic()).mean() > 0.9
+        assert [s.score for s in result.segments] != [s.score for s in expected.segments]
+        assert_same_map(model.predict(picture), expected)
+        for wrong in ("fp16", "int8"):
+            with pytest.raises(InputError, match=wrong):
+                self.build(name).speed_up(wrong)
+
     # ---- learning
 
     @pytest.mark.parametrize("teaches", ["no segment", "crowds only", "nothing labelled", "things only", "stuff only"])

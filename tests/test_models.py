@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from models_contract import CATEGORIES, ModelContract
+from models_contract import CATEGORIES, ModelContract, scene
 from thingstuff.errors import InputError
 from thingstuff.models import MODELS, create
 from thingstuff.models.base import PanopticModel
 from thingstuff.models.detr import DETRPanoptic
 from thingstuff.models.panoptic_fcn import PanopticFCN
-from thingstuff.structures import Frame
+from thingstuff.structures import Frame, Images
 
 
 def names_of(model_class: type[PanopticModel]) -> list[str]:
@@ -115,3 +115,21 @@ def test_a_frame_gives_another_size_when_asked_and_nothing_for_nothing() -> None
     frame = Frame(canvas=(32, 32), size=(32, 32), original=(64, 64))
     assert frame.restore(torch.ones(1, 8, 8), original=(20, 30)).shape == (1, 20, 30)
     assert frame.restore(torch.zeros(0, 8, 8)).shape == (0, 64, 64)
+
+
+def test_a_compiled_network_is_used_for_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = TestDETRPanoptic.build("detr-panoptic-tiny").eval()
+    calls: list[tuple[int, int]] = []
+
+    def compiled(forward: Any) -> Any:
+        def run(images: Images) -> Any:
+            calls.append(images.canvas)
+            return forward(images)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    model.speed_up(compiled=True).predict(scene()[0])
+    assert calls == [(96, 128)]
+    model.speed_up().predict(scene()[0])
+    assert len(calls) == 1

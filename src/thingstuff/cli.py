@@ -200,6 +200,9 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for maps, JSON and overlays.")] = Path("predictions"),
     images: Annotated[Path | None, typer.Option(help="COCO JSON that gives the file names their image ids.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier predictions in the folder.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of weights on the hub.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16 or fp16, which change results; for GPUs.")] = "fp32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
 ) -> None:
     """Segment pictures: COCO panoptic PNGs and JSON, and overlays to look at."""
     from thingstuff.display import counting
@@ -209,7 +212,7 @@ def predict(
     console = _console()
     files = find_pictures(pictures)
     check_output(out, overwrite)  # weights may take minutes to fetch
-    model = load(weights)
+    model = load(weights, revision=revision).speed_up(precision, compiled=compiled)
     with counting(console, "predicting") as progress:
         written = predict_pictures(model, files, out, overwrite=overwrite, images=images, progress=progress)
     _say(console, f"{len(files)} pictures -> {written} and {out / 'overlays'}")

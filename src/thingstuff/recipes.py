@@ -191,7 +191,7 @@ RECIPES: dict[str, Callable[[PreprocessConfig], Recipe]] = {
 def default_recipe(model_class: type[PanopticModel], model: ModelConfig) -> str:
     """Return the recipe where none is named: for a backbone without pretrained weights the one for scratch."""
     backbone = model.model_dump().get("backbone", {})
-    return model_class.scratch_recipe if backbone.get("weights") == "none" else model_class.fine_tune_recipe
+    return model_class.scratch_recipe if backbone.get("weights") == "none" else model_class.backbone_recipe
 
 
 def changed_training(train: TrainConfig, changes: Mapping[str, Any], model_class: type[PanopticModel]) -> TrainConfig:

@@ -331,8 +331,12 @@ def next_command(config: RunConfig, run: RunResult) -> str:
     if run.measurable:
         return shlex.join(["thingstuff", "predict", "PICTURES", "--weights", str(run.folder), "--out", "predictions"])
     out = run.folder.with_name(f"{run.folder.name}-masks")
-    words = ["thingstuff", "train", config.data, "--from", str(run.folder), "--recipe", MASKS_RECIPE, "--out", str(out)]
-    return shlex.join([*words, *_split_words(config)])
+    augment = config.train.augment.model_dump(mode="json")
+    kept = {"batch_size": config.train.batch_size, "unlabelled": config.model.model_dump()["unlabelled"]}
+    kept |= {f"augment.{key}": augment[key] for key in ("short_sides", "max_side", "window")}
+    settings = [f"{k}={json.dumps(v).strip(chr(34))}" for k, v in kept.items() if not isinstance(v, dict)]
+    words = ["thingstuff", "train", config.data, *settings, "--from", str(run.folder), "--recipe", MASKS_RECIPE]
+    return shlex.join([*words, "--out", str(out), *_split_words(config)])
 
 
 def _split_words(config: RunConfig) -> list[str]:

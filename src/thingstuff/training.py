@@ -191,6 +191,8 @@ def fit(
     run = _Run(accelerator, model, config, out, listener or Silence(), stages, threading.Event())
     model.to(memory_format=torch.channels_last).to(accelerator.device).train()  # convolutions are faster so
     state = _restore(run) if resume and run.last.exists() else TrainingState(values={"step": 0, "pending": False})
+    if not state.tensors and accelerator.process_index:  # else all processes would drop out alike
+        torch.manual_seed(config.seed + accelerator.process_index)
     start, pending = state.values["step"], state.values["pending"]
     steps = _steps(run, train, start)
     first = next(steps, None)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +100,8 @@ class PanopticModel(nn.Module, ABC):
     """What can be learned by itself; `all` is the whole model."""
     fine_tune_recipe: ClassVar[str] = "fine-tune"
     """The recipe where none is named, for first weights that were trained before."""
+    backbone_recipe: ClassVar[str] = "fine-tune"
+    """The recipe where none is named and nothing but the backbone is pretrained."""
     scratch_recipe: ClassVar[str] = "scratch"
     """The recipe where none is named, without pretrained weights."""
 
@@ -109,8 +111,8 @@ class PanopticModel(nn.Module, ABC):
         self.categories = categories
         self.name = ""
         self.learning = "all"
-        self._precision: Precision = "fp32"
-        self._network: Callable[[Images], Any] = self.forward
+        self._precision = "fp32"
+        self._network: Callable[[Images], Any] | None = None
         self._trainable: frozenset[str] | None = None
 
     @property
@@ -209,16 +211,18 @@ class PanopticModel(nn.Module, ABC):
 
     # ---- predicting
 
-    def speed_up(self, precision: "Precision" = "fp32", *, compiled: bool = False) -> "PanopticModel":
+    def speed_up(self, precision: str = "fp32", *, compiled: bool = False) -> "PanopticModel":
         """Choose how `predict` runs the network, in mixed precision or compiled by `torch.compile`; return the model.
 
         Both are for GPUs and change results, bf16 visibly, so neither is ever chosen by itself (docs/performance.md).
-        Raises `InputError` for fp16 without a GPU.
+        Raises `InputError` for an unknown precision, and for fp16 without a GPU.
         """
+        if precision not in get_args(Precision):
+            raise InputError(f"precision {precision!r} is unknown; known are {', '.join(get_args(Precision))}")
         if precision == "fp16" and self.device.type == "cpu":
             raise InputError("precision fp16 needs a GPU; on a CPU leave it at fp32")
         self._precision = precision
-        self._network = torch.compile(self.forward) if compiled else self.forward
+        self._network = torch.compile(self.forward) if compiled else None
         return self
 
     @overload
@@ -284,7 +288,7 @@ class PanopticModel(nn.Module, ABC):
         images = self.batch([picture for _, picture in group])
         half = HALF.get(self._precision)
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            output = self._network(images)
+            output = (self._network or self)(images)
         for (index, _), segments in zip(group, self.segments(output, images), strict=True):
             results[index] = self.merge(segments)
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -40,8 +40,9 @@ class DETRConfig(ModelConfig):
     """The ResNet."""
     hidden: int = Field(default=256, ge=128, multiple_of=128)
     """Width of the transformer (d), a multiple of 128: the mask head's last norm has 8 groups of d / 16 channels."""
-    heads: int = Field(default=8, ge=1)
-    """Attention heads, of the transformer and of the attention maps; they divide `hidden`, and 8 divides them."""
+    heads: int = Field(default=8, ge=8, multiple_of=8)
+    """Attention heads, of the transformer and of the attention maps: a multiple of 8 (the mask head's groups) that
+    divides `hidden`."""
     encoder_layers: int = Field(default=6, ge=1)
     """Layers of the encoder."""
     decoder_layers: int = Field(default=6, ge=1)
@@ -91,6 +92,12 @@ class DETRConfig(ModelConfig):
     """Segments of so many pixels or fewer are dropped."""
     as_released: bool = False
     """Two faults of the released code: masks are squeezed by the padding, and merged stuff loses its pixels."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "DETRConfig":
+        if self.hidden % self.heads:
+            raise ValueError(f"heads={self.heads} do not divide hidden={self.hidden}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,7 @@ class DETRPanoptic(PanopticModel):
     config_class: ClassVar[type[ModelConfig]] = DETRConfig
     PARTS: ClassVar[tuple[str, ...]] = ("all", "boxes", "masks")
     fine_tune_recipe: ClassVar[str] = "detr-fine-tune"
+    backbone_recipe: ClassVar[str] = "detr-two-step"
     scratch_recipe: ClassVar[str] = "detr-scratch"
 
     def __init__(self, config: DETRConfig, categories: Categories) -> None:
@@ -219,7 +227,7 @@ class DETRPanoptic(PanopticModel):
             stages = {stage: x[own] for stage, x in output.stages.items()}
             parts = self.mask_head.picture_parts(features[own], stages)
             logits: Tensor = self.mask_head(parts, maps)
-            return logits
+        return logits.float() if half else logits  # in half precision neighbours tie once they are resized
 
     # ---- learning
 
@@ -309,7 +317,7 @@ class DETRPanoptic(PanopticModel):
             if len(match.query[-1]) == 0 and (focal or b + 1 < len(targets)):
                 continue  # at least one picture takes part, so that no parameter is left without a gradient
             logits = self.masks(output, b, match.query[-1])
-            logits = F.interpolate(logits[:, None].to(output.logits.dtype), output.canvas, mode="bilinear")[:, 0]
+            logits = F.interpolate(logits[:, None], output.canvas, mode="bilinear")[:, 0]
             pad = (0, output.canvas[1] - target.masks.shape[2], 0, output.canvas[0] - target.masks.shape[1])
             wanted = F.pad(target.masks[match.target[-1]], pad).to(logits.dtype).flatten(1)
             counted = None
@@ -348,7 +356,8 @@ class DETRPanoptic(PanopticModel):
         result = []
         for b in range(len(images)):
             queries = kept[b].nonzero()[:, 0]
-            masks = self.masks(output, b, queries)
+            h, w = output.stages[2].shape[-2:]
+            masks = self.masks(output, b, queries) if len(queries) else scores.new_zeros(0, h, w)
             result.append(Segments(masks, labels[b, queries], scores[b, queries], self._frame(images, b)))
         return result
 
