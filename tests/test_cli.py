@@ -209,7 +209,7 @@ def test_a_folder_in_use_is_kept(capsys: pytest.CaptureFixture[str], data: Path,
 def test_a_folder_in_use_is_told_before_weights_are_opened(
     capsys: pytest.CaptureFixture[str], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("thingstuff.pretrained.load", lambda _: pytest.fail("weights were opened"))
+    monkeypatch.setattr("thingstuff.pretrained.load_changed", lambda *_, **__: pytest.fail("weights were opened"))
     assert "--overwrite" in refused(capsys, "predict", data / "val", "--out", data)
 
 

@@ -182,6 +182,8 @@ def test_heads_are_told_by_settings() -> None:
     assert detr_config(state, {}, dilated=False).heads == 8
     sixteen = {"encoder_attention_heads": 16, "decoder_attention_heads": 16}
     assert detr_config(state, sixteen, dilated=False).heads == 16
+    for part in ("encoder", "decoder"):
+        assert detr_config(state, {f"{part}_attention_heads": 16}, dilated=False).heads == 16
 
 
 @pytest.mark.parametrize(
@@ -190,6 +192,7 @@ def test_heads_are_told_by_settings() -> None:
         ({"activation_function": "gelu"}, "activation_function='gelu'"),
         ({"position_embedding_type": "learned"}, "position_embedding_type='learned'"),
         ({"encoder_attention_heads": 4, "decoder_attention_heads": 8}, "encoder_attention_heads=4"),
+        ({"decoder_attention_heads": None}, "heads=None"),
     ],
 )
 def test_settings_that_we_do_not_have_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -151,7 +151,10 @@ def test_boxes_then_masks_in_two_runs(data: Path, tmp_path: Path, capsys: pytest
     assert call(*first, *small, *settings) == 0
     told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next:"))
     words = shlex.split(told)[2:]
-    assert words == ["train", str(data), "--from", str(boxes), "--recipe", "detr-masks", "--out", f"{boxes}-masks"]
+    assert words[:2] == ["train", str(data)]
+    assert words[-6:] == ["--from", str(boxes), "--recipe", "detr-masks", "--out", f"{boxes}-masks"]
+    kept = {f"{key}={json.dumps(TRAINING[key])}" for key in ("batch_size", "augment.short_sides")}
+    assert {*kept, "augment.window=null", "unlabelled=negative"} <= {*words[2:-6]}
     words[-1] = str(masks)
     assert call(*words, *settings) == 0
     shown = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """`ts.load`: our checkpoints, files of published weights, and the hub, which here is a server on localhost."""
 
+import argparse
 import json
 import os
 import re
@@ -30,11 +31,13 @@ from detr_states import (
 )
 from hub_server import Hub, empty_cache, serving, use
 from thingstuff import checkpoint
+from thingstuff.checkpoint import TrainingState
 from thingstuff.cli import main
 from thingstuff.coco_categories import COCO_PANOPTIC
+from thingstuff.data.scenes import SceneConfig, make_scenes
 from thingstuff.models.base import PanopticModel
 from thingstuff.models.detr import DETRConfig
-from thingstuff.pretrained import PUBLISHED, load_published
+from thingstuff.pretrained import PUBLISHED, load_changed, load_published, load_source
 
 NAME = "detr-panoptic-r50"
 REPOSITORY = PUBLISHED[NAME]
@@ -76,6 +79,32 @@ def test_a_file_s_name_tells_dilation(tmp_path: Path) -> None:
     torch.save(as_authors(small_model().state_dict()), tmp_path / "detr-r50-dc5-panoptic-da08f1b1.pth")
     loaded = ts.load(tmp_path / "detr-r50-dc5-panoptic-da08f1b1.pth", "cpu")
     assert (loaded.name, loaded.config.backbone.dilated) == ("detr-panoptic-r50-dc5", True)
+
+
+def test_a_folder_s_name_tells_dilation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "DETR-R50-DC5"
+    folder.mkdir()
+    torch.save(as_authors(small_model().state_dict()), folder / "detr.pth")
+    monkeypatch.chdir(folder)
+    for path in (folder / "detr.pth", "detr.pth"):
+        loaded = ts.load(path, "cpu")
+        assert (loaded.name, loaded.config.backbone.dilated) == ("detr-panoptic-r50-dc5", True)
+
+
+@pytest.mark.parametrize(("learns", "refused"), [("boxes", True), ("masks", False), ("all", False), (None, False)])
+def test_a_run_that_has_learned_boxes_alone_predicts_nothing(learns: str | None, refused: bool, tmp_path: Path) -> None:
+    model = small_model()
+    state = TrainingState(values={} if learns is None else {"stage": {"learns": learns}})
+    checkpoint.save(tmp_path / "last.safetensors", model, state)
+    if refused:
+        wanted = f"--from {tmp_path} --recipe detr-masks --out OTHER"
+        with pytest.raises(ts.InputError, match=rf"learned boxes only, no masks yet.*{re.escape(wanted)}"):
+            ts.load(tmp_path)
+    else:
+        assert ts.load(tmp_path, "cpu").learning == "all"
+    for opened in (load_source(tmp_path).model, checkpoint.load(tmp_path, "cpu")):
+        assert same(opened, model.state_dict())
+        assert opened.learning == "all"
 
 
 def test_published_weights_become_a_checkpoint_of_ours(tmp_path: Path) -> None:
@@ -175,6 +204,76 @@ def test_a_checkpoint_whose_weights_are_not_its_config_s_names_the_keys(tmp_path
         ts.load(path)
 
 
+# ---- settings
+
+
+def test_settings_are_changed_and_weights_kept(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.safetensors", small_model())
+    loaded = ts.load(tmp_path, "cpu", as_released=True, threshold=0.5, **{"preprocess.short_side": 64})
+    assert isinstance(loaded.config, DETRConfig)
+    assert (loaded.config.as_released, loaded.config.threshold) == (True, 0.5)
+    assert loaded.network_size((100, 100)) == (64, 64)
+    assert (loaded.name, loaded.training) == (NAME, False)
+    assert same(loaded, small_model().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"treshold": 0.5}, "unknown setting 'treshold' .* did you mean 'threshold'"),
+        ({"threshold": 2}, "threshold=2: "),
+        ({"queries": 7}, r"was not trained with queries=7: it has another shape in queries\.weight"),
+        ({"encoder_layers": 2}, r"not trained with encoder_layers=2: it lacks encoder\.layers\.1"),
+        ({"device": "cpu", "weights": "x", "revision": "y"}, "unknown setting 'device'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "last.safetensors", small_model())
+    with pytest.raises(ts.InputError, match=message):
+        load_changed(tmp_path, changes)
+
+
+# ---- odd files
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [
+        ("detr.query_embed.weight", (5,)),
+        ("detr.class_embed.weight", ()),
+        ("detr.class_embed.weight", (0, 128)),
+        ("detr.class_embed.weight", (1, 128)),
+        ("detr.transformer.encoder.layers.0.linear1.weight", ()),
+        ("detr.transformer.encoder.layers.0.self_attn.in_proj_weight", ()),
+        ("detr.transformer.encoder.layers.0.self_attn.in_proj_bias", (4,)),
+        ("detr.backbone.0.body.conv1.weight", ()),
+        ("detr.backbone.0.body.layer1.0.conv3.weight", (16,)),
+    ],
+)
+def test_mis_shaped_weights_are_one_message(key: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    state = as_authors(small_model().state_dict())
+    assert key in state
+    torch.save({**state, key: torch.ones(shape)}, tmp_path / "detr.pth")
+    for load in (ts.load, load_source):
+        with pytest.raises(ts.InputError, match=r"detr\.pth: "):
+            load(tmp_path / "detr.pth")
+
+
+@pytest.mark.parametrize("settings", [{"id2label": ["a"]}, {"backbone_config": "resnet50"}, {"backbone_kwargs": [16]}])
+def test_odd_settings_are_left_aside(settings: dict[str, object], tmp_path: Path) -> None:
+    for name, content in hub_files(small_model(), "model.safetensors").items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert ts.load(tmp_path, "cpu").config == SMALL
+
+
+def test_a_training_checkpoint_of_the_authors_is_loaded(tmp_path: Path) -> None:
+    state = as_authors(small_model().state_dict())
+    arguments = argparse.Namespace(lr=1e-4, masks=True, output_dir="")
+    torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 24, "args": arguments}, tmp_path / "c.pth")
+    assert same(ts.load(tmp_path / "c.pth", "cpu"), small_model().state_dict())
+
+
 # ---- the hub
 
 
@@ -206,6 +305,22 @@ def test_a_name_is_fetched_once(hub: Hub) -> None:
 def test_what_was_fetched_works_without_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     ts.load(NAME, "cpu")
     use(NOWHERE, monkeypatch)
+    assert same(ts.load(NAME, "cpu"), small_model().state_dict())
+
+
+@pytest.mark.parametrize("how", ["unreachable", "offline", "failing"])
+def test_settings_that_were_not_fetched_are_done_without(how: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = hub.repositories[REPOSITORY]["main"].pop("config.json")
+    ts.load(NAME, "cpu")
+    hub.repositories[REPOSITORY]["main"]["config.json"] = settings
+    for known_missing in Path(constants.HF_HUB_CACHE).rglob(".no_exist/*/config.json"):
+        known_missing.unlink()
+    if how == "unreachable":
+        use(NOWHERE, monkeypatch)
+    elif how == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        hub.status = 500
     assert same(ts.load(NAME, "cpu"), small_model().state_dict())
 
 
@@ -343,3 +458,62 @@ def test_predict_without_weights_fetches_from_the_environment_s_hub(tmp_path: Pa
     assert list((tmp_path / "home").rglob("model.safetensors"))
     (entry,) = json.loads((tmp_path / "predictions" / "panoptic.json").read_text())["annotations"]
     assert entry["file_name"] == "a.png"
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp16"])
+def test_a_wrong_precision_is_refused_before_weights_are_fetched(
+    precision: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = refused_predict(tmp_path, monkeypatch, capsys, "--precision", precision)
+    assert f"precision {precision}" in message.replace("'", "")
+    assert not hub.requests
+
+
+def test_predict_takes_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "a.safetensors"
+    checkpoint.save(weights, small_model())
+    for settings, message in ((["treshold=1"], "'threshold'"), (["min_area=0", "queries=7"], "queries=7")):
+        options = [word for setting in settings for word in ("--set", setting)]
+        assert message in refused_predict(tmp_path, monkeypatch, capsys, "--weights", str(weights), *options)
+    monkeypatch.setattr(sys, "argv", ["thingstuff", "predict", "a.png", "--weights", str(weights), *SMALL_PICTURES])
+    sizes = []
+    batch = PanopticModel.batch
+    monkeypatch.setattr(PanopticModel, "batch", lambda *args: sizes.append((made := batch(*args)).sizes) or made)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert sizes == [((32, 42),)]  # rounded down
+
+
+def test_evaluate_takes_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_scenes(tmp_path / "data", train=1, val=1, config=SceneConfig(size=(64, 80)))
+    weights = tmp_path / "a.safetensors"
+    checkpoint.save(weights, small_model())
+    words = ["evaluate", str(tmp_path / "data"), "--weights", str(weights), "--set", "queries=7"]
+    assert "queries=7" in refused(monkeypatch, capsys, *words)
+    words = ["evaluate", "--gt", "a.json", "--pred", "b.json", "--set", "queries=7"]
+    assert "give either DATA --weights" in refused(monkeypatch, capsys, *words)
+
+
+SMALL_PICTURES = ("--set", "preprocess.short_side=32", "--set", "threshold=0.5")
+
+
+def refused_predict(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str
+) -> str:
+    monkeypatch.chdir(folder)
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save("a.png")
+    return refused(monkeypatch, capsys, "predict", "a.png", *options)
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["thingstuff", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    return capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Reading weights: safely, strictly, and with a message that says what to do."""
 
+import argparse
 import pickle
 import re
 from pathlib import Path
@@ -82,7 +83,21 @@ def test_code_in_a_pickle_is_refused_and_not_run(zipped: bool, tmp_path: Path) -
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize("content", [{"model": {"a": 1}}, {"a": "text"}, torch.ones(2), [torch.ones(2)]])
+def test_arguments_beside_tensors_are_accepted_and_nothing_else(tmp_path: Path) -> None:
+    torch.save({"model": STATE, "args": argparse.Namespace(lr=1e-4)}, tmp_path / "w.pth")
+    assert same(read_state(tmp_path / "w.pth"), STATE)
+    content = {"model": STATE, "args": argparse.Namespace(evil=_Code(tmp_path / "trace"))}
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth cannot be read") as caught:
+        read_state(tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "trace").exists()
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
+
+
+@pytest.mark.parametrize(
+    "content", [{1: torch.ones(2)}, {"model": {"a": 1}}, {"a": "text"}, torch.ones(2), [torch.ones(2)]]
+)
 def test_what_is_no_state_dict_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(InputError, match="holds no state dict"):

@@ -141,6 +141,9 @@ def evaluate(
     gt_folder: Annotated[Path | None, typer.Option(help="Ground truth PNGs, if not beside the JSON.")] = None,
     pred_folder: Annotated[Path | None, typer.Option(help="Predicted PNGs, if not beside the JSON.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the model, such as threshold=0.5; repeatable.")
+    ] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,
     like_panopticapi: Annotated[
         bool, typer.Option("--like-panopticapi", help="Take what panopticapi takes silently.")
@@ -153,7 +156,7 @@ def evaluate(
     from_files = gt is not None and pred is not None
     from_model = data is not None and weights is not None
     of_files = gt or pred or gt_folder or pred_folder or like_panopticapi
-    if from_files == from_model or (from_model and of_files) or (from_files and (data or weights)):
+    if from_files == from_model or (from_model and of_files) or (from_files and (data or weights or settings)):
         raise InputError("give either DATA --weights RUN (a model) or --gt FILE --pred FILE (files) with their folders")
     if json is not None and (json.exists() or not json.parent.is_dir()):
         wrong = "is there already" if json.exists() else "lies in no folder"
@@ -161,7 +164,7 @@ def evaluate(
     if from_files:
         result = _evaluate_files(console, gt, pred, gt_folder, pred_folder, like_panopticapi)
     else:
-        result = _evaluate_model(console, data, weights, split)
+        result = _evaluate_model(console, data, weights, split, settings or [])
     console.print(result.table(per_class=per_class))
     if json is not None:
         _write_result(json, result)
@@ -175,12 +178,14 @@ def _evaluate_files(console: "Console", gt: Any, pred: Any, gt_folder: Any, pred
         return evaluate_files(gt, pred, gt_folder, pred_folder, like_panopticapi=like, progress=progress)
 
 
-def _evaluate_model(console: "Console", data: Any, weights: Any, split: str) -> "PQResult":
+def _evaluate_model(console: "Console", data: Any, weights: Any, split: str, settings: list[str]) -> "PQResult":
+    from thingstuff.config import parse_overrides
     from thingstuff.display import counting
     from thingstuff.runs import evaluate_run
 
+    changes = parse_overrides(settings)
     with counting(console, "predicting") as progress:
-        return evaluate_run(weights, data, split, progress=progress)
+        return evaluate_run(weights, data, split, progress=progress, changes=changes)
 
 
 def _write_result(path: Path, result: "PQResult") -> None:
@@ -203,16 +208,25 @@ def predict(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of weights on the hub.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 or fp16, which change results; for GPUs.")] = "fp32",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the model, such as threshold=0.5; repeatable.")
+    ] = None,
 ) -> None:
     """Segment pictures: COCO panoptic PNGs and JSON, and overlays to look at."""
+    import torch
+
+    from thingstuff.config import parse_overrides
     from thingstuff.display import counting
+    from thingstuff.models.base import check_precision
     from thingstuff.predicting import check_output, find_pictures, predict_pictures
-    from thingstuff.pretrained import load
+    from thingstuff.pretrained import load_changed
 
     console = _console()
     files = find_pictures(pictures)
     check_output(out, overwrite)  # weights may take minutes to fetch
-    model = load(weights, revision=revision).speed_up(precision, compiled=compiled)
+    check_precision(precision, torch.cuda.is_available())  # before weights are fetched
+    changes = parse_overrides(settings or [])
+    model = load_changed(weights, changes, revision=revision).speed_up(precision, compiled=compiled)
     with counting(console, "predicting") as progress:
         written = predict_pictures(model, files, out, overwrite=overwrite, images=images, progress=progress)
     _say(console, f"{len(files)} pictures -> {written} and {out / 'overlays'}")

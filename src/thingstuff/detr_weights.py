@@ -86,6 +86,7 @@ COCO_OUTPUTS = 250
 """Outputs (without "no object") of the weights published for COCO panoptic: an output's index is the category_id."""
 COCO_BOX_OUTPUTS = 91
 """Those of the weights published for COCO's boxes, which know things alone: as above."""
+_HALVES = ("decoder", "encoder")
 _DEPTHS: dict[tuple[int, ...], int] = {
     (2, 2, 2, 2, False): 18,
     (3, 4, 6, 3, False): 34,
@@ -105,6 +106,8 @@ def detr_from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not sign:
             result[key] = tensor
             continue
+        if tensor.ndim == 0 or len(tensor) % 3:
+            raise InputError(f"not the authors' DETR: {key} {list(tensor.shape)} is not three of a kind")
         for name, part in zip("qkv", tensor.chunk(3), strict=True):
             result[f"{place}.{name}.{kind}"] = part
     return result
@@ -138,32 +141,41 @@ def detr_config(state: Mapping[str, Tensor], settings: Mapping[str, Any], dilate
     """Return the config that a DETR state dict under our keys was made with.
 
     `settings` is Hugging Face's config.json (empty where there is none), which tells what shapes do not: heads and
-    dilation. `dilated` is what a name says of the latter. Raises `InputError` for a key that is missing and a setting
-    that we do not have.
+    dilation. `dilated` is what a name says of the latter. Raises `InputError` for a key that is missing or mis-shaped
+    and a setting that we do not have.
     """
-    _check_settings(settings)
-    backbone_settings = settings.get("backbone_config") or {}
-    stride = backbone_settings.get("output_stride") or (settings.get("backbone_kwargs") or {}).get("output_stride")
-    dilated = dilated or settings.get("dilation") is True or stride == 16
-    outputs = _shape(state, "class_head.weight")[0] - 1
+    strides = [_inner(settings, key).get("output_stride") for key in ("backbone_config", "backbone_kwargs")]
+    dilated = dilated or settings.get("dilation") is True or 16 in strides
+    outputs = _shape(state, "class_head.weight", 2)[0] - 1
+    if outputs < 1:
+        raise InputError('class_head.weight has no row beside that of "no object"')
+    queries, hidden = _shape(state, "queries.weight", 2)
     return validated(
         DETRConfig,
         {
             "backbone": _backbone_config(state).model_copy(update={"dilated": dilated}).model_dump(),
-            "hidden": _shape(state, "queries.weight")[1],
-            "queries": _shape(state, "queries.weight")[0],
-            "feedforward": _shape(state, "encoder.layers.0.linear1.weight")[0],
+            "hidden": hidden,
+            "queries": queries,
+            "feedforward": _shape(state, "encoder.layers.0.linear1.weight", 2)[0],
             "encoder_layers": _count(state, "encoder.layers"),
             "decoder_layers": _count(state, "decoder.layers"),
-            "heads": settings.get("decoder_attention_heads", DETRConfig().heads),
+            "heads": _heads(settings),
             "outputs": outputs if outputs == COCO_OUTPUTS else None,
         },
         "DETR weights",
     )
 
 
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    heads = settings.get("decoder_attention_heads")
+def _inner(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the settings under a key; none where something else stands there."""
+    inner = settings.get(key)
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _heads(settings: Mapping[str, Any]) -> Any:
+    """Return the attention heads that settings tell, in one place or both; raise `InputError` for what we lack."""
+    told = [settings[f"{part}_attention_heads"] for part in _HALVES if f"{part}_attention_heads" in settings]
+    heads = told[0] if told else DETRConfig().heads
     for key, ours in (
         ("activation_function", "relu"),
         ("position_embedding_type", "sine"),
@@ -171,6 +183,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     ):
         if key in settings and settings[key] != ours:
             raise InputError(f"config.json: {key}={settings[key]!r}, which our DETR does not have; it has {ours!r}")
+    return heads
 
 
 def _backbone_config(state: Mapping[str, Tensor]) -> BackboneConfig:
@@ -181,11 +194,11 @@ def _backbone_config(state: Mapping[str, Tensor]) -> BackboneConfig:
         kind = "bottleneck" if bottleneck else "basic"
         raise InputError(f"the backbone is no ResNet-18, -34, -50 or -101: {counts} {kind} blocks")
     last = "conv3" if bottleneck else "conv2"
-    width = _shape(state, "backbone.layer1.0.conv1.weight")[0]
+    width = _shape(state, "backbone.layer1.0.conv1.weight", 4)[0]
     fields = {
         "depth": depth,
-        "stem_channels": _shape(state, "backbone.conv1.weight")[0],
-        "res2_channels": _shape(state, f"backbone.layer1.0.{last}.weight")[0],
+        "stem_channels": _shape(state, "backbone.conv1.weight", 4)[0],
+        "res2_channels": _shape(state, f"backbone.layer1.0.{last}.weight", 4)[0],
         "bottleneck_width": width if bottleneck else BackboneConfig().bottleneck_width,
     }
     usual = {"depth": depth, "stem_channels": 64, "res2_channels": 256 if bottleneck else 64, "bottleneck_width": 64}
@@ -193,10 +206,13 @@ def _backbone_config(state: Mapping[str, Tensor]) -> BackboneConfig:
     return validated(BackboneConfig, {"depth": depth} if fields == usual else fields, "backbone")
 
 
-def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
+def _shape(state: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
     if key not in state:
         raise InputError(f"DETR weights lack {key}")
-    return tuple(state[key].shape)
+    shape = tuple(state[key].shape)
+    if len(shape) != axes:
+        raise InputError(f"DETR weights have {key} of the shape {list(shape)}, which has not {axes} axes")
+    return shape
 
 
 def _count(state: Mapping[str, Tensor], place: str) -> int:
@@ -212,7 +228,7 @@ def detr_categories(outputs: int, settings: Mapping[str, Any]) -> Categories:
     """
     if outputs == COCO_OUTPUTS:
         return COCO_PANOPTIC
-    names = list((settings.get("id2label") or {}).values())
+    names = list(_inner(settings, "id2label").values())
     listed = f" ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})" if names else ""
     raise InputError(
         f"the weights have {outputs} classes{listed} and nothing tells which are things and which are stuff; give the "
@@ -231,7 +247,7 @@ def detr_known_names(outputs: int, settings: Mapping[str, Any]) -> Categories:
     if outputs == COCO_BOX_OUTPUTS:
         named = {COCO_PANOPTIC.ids[label]: COCO_PANOPTIC.names[label] for label in COCO_PANOPTIC.thing_labels}
     else:
-        listed = settings.get("id2label") or {}
+        listed = _inner(settings, "id2label")
         named = {int(key): str(name) for key, name in listed.items() if str(key).isdecimal() and int(key) < outputs}
     values = list(named.values())
     once = {position: name for position, name in named.items() if values.count(name) == 1}  # holes share "N/A"

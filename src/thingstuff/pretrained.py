@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thingstuff import checkpoint
+from thingstuff.config import changed
 from thingstuff.detr_weights import (
     detr_categories,
     detr_config,
@@ -60,23 +61,66 @@ def recognise(state: Mapping[str, Tensor]) -> Origin:
     return next((origin for sign, origin in _SIGNS if sign in keys), Origin.UNKNOWN)
 
 
-def load(weights: str | Path, device: str | torch.device | None = None, revision: str | None = None) -> PanopticModel:
+def load(
+    weights: str | Path, device: str | torch.device | None = None, revision: str | None = None, **changes: Any
+) -> PanopticModel:
     """Load a model, ready to predict.
 
     `weights` is a run folder or checkpoint of ours, a file of published weights (`.pth`, `.bin`, `.safetensors`), or a
     name of `PUBLISHED`, whose weights are fetched from the Hugging Face hub once (`revision`: its branch, tag or
     commit). A path that exists goes before a name. `device` is the CUDA GPU where there is one, else the CPU.
-    Raises `InputError` for what is none of these, does not fit, or cannot be fetched.
+    `changes` are settings of the model (threshold=0.5; dotted keys as `**{"preprocess.short_side": 640}`).
+    Raises `InputError` for what is none of these, does not fit, has learned boxes alone, or cannot be fetched.
     """
-    return checkpoint.ready(_open(weights, revision, _build_whole).model, device)
+    return load_changed(weights, changes, device, revision)
+
+
+def load_changed(
+    weights: str | Path,
+    changes: Mapping[str, Any],
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+) -> PanopticModel:
+    """Load a model as `load` does, with settings by dotted key, which may be any."""
+    source = _open(weights, revision, _build_whole)
+    _check_segments(source, weights)
+    return checkpoint.ready(_with_settings(source.model, changes, weights), device)
+
+
+def _check_segments(source: "Source", weights: str | Path) -> None:
+    """Raise `InputError` for a model whose training went no further than a part without segments."""
+    model = source.model
+    model.learning = source.learned
+    measurable = model.measurable
+    model.learning = "all"
+    if not measurable:
+        raise InputError(
+            f"{weights} has learned {source.learned} only, no masks yet; go on with: "
+            f"thingstuff train DATA --from {weights} --recipe detr-masks --out OTHER"
+        )
+
+
+def _with_settings(model: PanopticModel, changes: Mapping[str, Any], weights: str | Path) -> PanopticModel:
+    """Return the model with settings changed; `InputError` for those that its weights do not fit."""
+    if not changes:
+        return model
+    again = type(model)(changed(model.config, changes, f"model {weights}"), model.categories)
+    again.name = model.name
+    settings = ", ".join(f"{key}={value}" for key, value in changes.items())
+    load_strictly(again, model.state_dict(), f"{weights} was not trained with {settings}: it")
+    return again
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model to begin another from, on the CPU, and those of its keys that the weights did not hold."""
+    """A model to begin another from, on the CPU, and those of its keys that the weights did not hold.
+
+    `learned` is the part that its training learned last.
+    """
 
     model: PanopticModel
     missing: frozenset[str] = frozenset()
+    learned: str = "all"
 
 
 def load_source(weights: str | Path) -> Source:
@@ -124,7 +168,8 @@ def _from_path(path: Path, build: Builder) -> Source:
                     return _from_path(path / name, build)
         path = checkpoint.find_file(path)
     if checkpoint.is_checkpoint(path):
-        return Source(checkpoint.load_training(path)[0])
+        model, training = checkpoint.load_training(path)
+        return Source(model, learned=(training.values.get("stage") or {}).get("learns", "all"))
     return build(path, _settings_beside(path), _is_dilated(path))
 
 
@@ -181,7 +226,9 @@ def _prepared(
 
 
 def _is_dilated(path: Path) -> bool:
-    return "dc5" in path.name.lower()
+    """Tell by the names of a file and its folder whether its backbone is dilated (DC5), which no shape tells."""
+    path = path.absolute()
+    return any("dc5" in name.lower() for name in (path.name, path.parent.name))
 
 
 def _name_of(config: DETRConfig) -> str:
@@ -237,8 +284,15 @@ def _fetch(repository: str, revision: str | None) -> tuple[Path, Path | None]:
     for name in HUB_FILES:
         file = _fetch_file(repository, name, revision)
         if file:
-            return file, _fetch_file(repository, HUB_CONFIG, revision)
+            return file, _fetch_settings(repository, revision)
     raise _unfetched(repository, revision, " or ".join(HUB_FILES), "the repository has no such file")
+
+
+def _fetch_settings(repository: str, revision: str | None) -> Path | None:
+    try:
+        return _fetch_file(repository, HUB_CONFIG, revision)
+    except InputError:  # the published models' settings are known without, so weights in the cache are enough offline
+        return None
 
 
 def _fetch_file(repository: str, name: str, revision: str | None) -> Path | None:

@@ -368,9 +368,15 @@ def _write_overlays(folder: Path, examples: Sequence[Example]) -> None:
         example.prediction.draw(example.picture).save(folder / f"{name}.jpg", quality=90)
 
 
-def evaluate_run(weights: Path, data: str, split: str, progress: Callable[[int, int], None] | None = None) -> PQResult:
-    """Score a checkpoint or a run's best one on a split of a data set."""
+def evaluate_run(
+    weights: Path,
+    data: str,
+    split: str,
+    progress: Callable[[int, int], None] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> PQResult:
+    """Score a checkpoint or a run's best one on a split of a data set, with settings of the model by dotted key."""
     dataset = CocoPanoptic.open(data, split)
     dataset.check_files()
-    model = pretrained.load(weights)
+    model = pretrained.load_changed(weights, changes or {})
     return evaluate_model(model, dataset, progress=progress).result()

@@ -1,5 +1,6 @@
 """Published weights: reading their files safely, renaming their keys to ours, fetching ImageNet backbones."""
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from thingstuff.backbones import ResNet
 from thingstuff.errors import InputError
 
 Rules = Sequence[tuple[str, str]]
+_ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|.)?")
+"""A terminal's, such as bold, which torch writes into its messages."""
 
 PANOPTIC_FCN_RULES: Rules = (
     (r"backbone\.fpn_(lateral|output)(\d)\.(.*)", r"fpn.\1.\2.\3"),
@@ -87,25 +90,27 @@ def _deformable(name: str) -> str:
 def read_state(path: Path) -> dict[str, Any]:
     """Read a `.safetensors` or `.pth` file of tensors (nothing pickled is executed: `weights_only`).
 
-    A dict under "model" or "state_dict" is unwrapped. Raises `InputError` naming the file for what is none.
+    Training checkpoints may hold their command's arguments beside the tensors. A dict under "model" or "state_dict" is
+    unwrapped. Raises `InputError` naming the file for what is none.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, as DETR's authors keep them
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 -- a broken file raises one of many kinds, all mean the same to its owner
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = _ESCAPE_CODE.sub("", str(error)).strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
         raise InputError(
             f"{path} cannot be read as weights ({reason}); give a .safetensors or .pth of tensors"
         ) from None
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path} holds no state dict of tensors")
     return state
 

@@ -66,6 +66,14 @@ class ModelConfig(BaseModel):
     """Size rule, normalisation, padding."""
 
 
+def check_precision(precision: str, on_gpu: bool) -> None:
+    """Raise `InputError` for an unknown precision, and for fp16 without a GPU."""
+    if precision not in get_args(Precision):
+        raise InputError(f"precision {precision!r} is unknown; known are {', '.join(get_args(Precision))}")
+    if precision == "fp16" and not on_gpu:
+        raise InputError("precision fp16 needs a GPU; on a CPU leave it at fp32")
+
+
 def resize_picture(picture: Picture, size: Size) -> Picture:
     """Resize uint8 [H, W, 3] to (height, width) by PIL's bilinear filter."""
     if picture.shape[:2] == size:
@@ -217,10 +225,7 @@ class PanopticModel(nn.Module, ABC):
         Both are for GPUs and change results, bf16 visibly, so neither is ever chosen by itself (docs/performance.md).
         Raises `InputError` for an unknown precision, and for fp16 without a GPU.
         """
-        if precision not in get_args(Precision):
-            raise InputError(f"precision {precision!r} is unknown; known are {', '.join(get_args(Precision))}")
-        if precision == "fp16" and self.device.type == "cpu":
-            raise InputError("precision fp16 needs a GPU; on a CPU leave it at fp32")
+        check_precision(precision, self.device.type != "cpu")
         self._precision = precision
         self._network = torch.compile(self.forward) if compiled else None
         return self

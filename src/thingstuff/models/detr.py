@@ -353,10 +353,10 @@ class DETRPanoptic(PanopticModel):
         scores, best = probabilities.max(-1)  # over "no object" too, which is VOID here
         labels = torch.tensor([*self.labels_of_outputs(), VOID], device=best.device)[best]
         kept = (labels != VOID) & (scores > self.config.threshold)
+        h, w = (-(-side // 4) for side in output.canvas)
         result = []
         for b in range(len(images)):
             queries = kept[b].nonzero()[:, 0]
-            h, w = output.stages[2].shape[-2:]
             masks = self.masks(output, b, queries) if len(queries) else scores.new_zeros(0, h, w)
             result.append(Segments(masks, labels[b, queries], scores[b, queries], self._frame(images, b)))
         return result
