@@ -141,7 +141,11 @@ def detr_scratch(size: PreprocessConfig) -> TrainConfig:
         workers=0,  # as in `scratch`
         optim=optim,
         augment=AugmentConfig(short_sides=_around(size, 0.875, 1.0), max_side=size.max_side, color=0.1),
-        then=StageConfig(learns="masks", steps=1000, optim=optim),
+        then=StageConfig(
+            learns="masks",
+            steps=1000,
+            optim=optim.model_copy(update={"lr": 1e-3, "backbone_lr": 1.0, "warmup_steps": 50}),
+        ),
     )
 
 
