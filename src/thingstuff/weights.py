@@ -103,7 +103,8 @@ def read_state(path: Path) -> dict[str, Any]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 -- a broken file raises one of many kinds, all mean the same to its owner
         text = _ESCAPE_CODE.sub("", str(error)).strip()
-        reason = text.splitlines()[0] if text else type(error).__name__
+        told = text and not isinstance(error, LookupError)  # whose text is a key of the reader's own
+        reason = text.splitlines()[0] if told else "it is no file of PyTorch, or a broken one"
         raise InputError(
             f"{path} cannot be read as weights ({reason}); give a .safetensors or .pth of tensors"
         ) from None
