@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from thingstuff.layers import conv1x1
+from thingstuff.layers import DeformableConv2d, conv1x1
 
 NormKind = Literal["frozen", "batch", "group"]
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -40,10 +40,16 @@ class BackboneConfig(BaseModel):
     dilated: bool = False
     """Res5 is dilated instead of strided, so C5 has stride 16 (DC5); depth 50 or 101."""
 
+    deformable_stages: tuple[Literal[3, 4, 5], ...] = ()
+    """Stages whose 3x3 convs are modulated deformable ones (DCN; [3, 4, 5] in the papers); depth 50 or 101."""
+
     @model_validator(mode="after")
-    def _bottlenecks_dilate(self) -> "BackboneConfig":
-        if self.dilated and self.depth in (18, 34):
-            raise ValueError("dilated needs bottlenecks: depth 50 or 101")
+    def _bottlenecks(self) -> "BackboneConfig":
+        for field in ("dilated", "deformable_stages"):
+            if getattr(self, field) and self.depth in (18, 34):
+                raise ValueError(f"{field} needs bottlenecks: depth 50 or 101")
+        if self.dilated and 5 in self.deformable_stages:
+            raise ValueError("dilated and deformable_stages with 5 exclude each other")
         return self
 
 
@@ -105,8 +111,9 @@ class ResNet(nn.Module):
         self._freeze()
 
     def _initialise(self) -> None:
+        offsets = {module.offset for module in self.modules() if isinstance(module, DeformableConv2d)}
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d) and module not in offsets:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _freeze(self) -> None:
@@ -137,7 +144,7 @@ def _block(block: nn.Module, x: Tensor, fold: bool) -> Tensor:
     return y.add_(x).relu_()
 
 
-def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, fold: bool) -> Tensor:
+def _conv_norm(conv: nn.Conv2d | DeformableConv2d, norm: nn.Module, x: Tensor, fold: bool) -> Tensor:
     """Apply a conv and its norm; with `fold` as one conv, where the norm's statistics are fixed."""
     fixed = isinstance(norm, FrozenBatchNorm2d) or (isinstance(norm, nn.BatchNorm2d) and not norm.training)
     if not fold or not fixed:
@@ -149,6 +156,8 @@ def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, fold: bool) -> Tenso
     scale = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias.detach() - norm.running_mean * scale
     weight = conv.weight.detach() * scale[:, None, None, None]
+    if isinstance(conv, DeformableConv2d):
+        return conv.run(x, weight, shift)
     if conv.kernel_size == (1, 1):
         return conv1x1(x, weight, shift, conv.stride[0])
     return F.conv2d(x, weight, shift, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -176,5 +185,8 @@ def _stage(
         block = Bottleneck(source, planes, step, shortcut, base_width=base_width, dilation=dilation, norm_layer=norm)
         if config.stride_in_1x1:
             block.conv1.stride, block.conv2.stride = (step, step), (1, 1)
+        if stage in config.deformable_stages:
+            width = block.conv2.in_channels
+            block.conv2 = DeformableConv2d(width, width, bias=False, stride=block.conv2.stride[0], zero_offsets=True)
         blocks.append(block)
     return nn.Sequential(*blocks), outputs

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.ops import deform_conv2d
+
+from thingstuff.deformable import DeformableConv2d as DeformableConv2d
 
 GROUPS = 32
 """Groups of every group norm (Wu and He 2018)."""
@@ -30,25 +31,6 @@ def conv1x1(
     is a quarter faster there than its own routine.
     """
     return F.conv2d(x, weight, bias, stride, dilation=2 if x.device.type == "cpu" else 1)
-
-
-class DeformableConv2d(nn.Module):
-    """A modulated deformable 3x3 convolution (Zhu et al. 2019): its own conv gives each tap's shift and weight."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        super().__init__()
-        self.offset = nn.Conv2d(inputs, 27, 3, padding=1)
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
-        offset = self.offset(x)  # 9 taps of (dy, dx), row-major, then 9 modulations
-        with torch.autocast(x.device.type, enabled=False):  # torchvision has no mixed precision for it on CPUs
-            x, offset = x.float(), offset.float()
-            mask = offset[:, 18:].sigmoid()
-            y: Tensor = deform_conv2d(x, offset[:, :18], self.weight, self.bias, padding=1, mask=mask)
-        return y
 
 
 class _GroupNorm(nn.GroupNorm):
@@ -132,3 +114,12 @@ class SemanticFPN(nn.Module):
             total = x if total is None else total + x
         assert total is not None
         return total
+
+
+def sum_of_levels(pyramid: dict[int, Tensor]) -> Float[Tensor, "B C H W"]:
+    """Return P2..P5, each resized to the size of P2 (bilinear), added: a semantic FPN without convolutions."""
+    size = pyramid[2].shape[-2:]
+    total = pyramid[2]
+    for s in (3, 4, 5):
+        total = total + F.interpolate(pyramid[s], size, mode="bilinear", align_corners=False)
+    return total

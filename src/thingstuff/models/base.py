@@ -132,6 +132,10 @@ class PanopticModel(nn.Module, ABC):
     def forward(self, images: Images) -> Any:
         """Return the model's output, of one type whatever the mode."""
 
+    def look(self, images: Images) -> Any:
+        """Return the output that predictions are made of: that of `forward`, compiled where that was asked for."""
+        return (self._network or self)(images)
+
     @abstractmethod
     def loss(self, output: Any, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Return the weighted losses; what is minimised is their sum."""
@@ -293,7 +297,7 @@ class PanopticModel(nn.Module, ABC):
         images = self.batch([picture for _, picture in group])
         half = HALF.get(self._precision)
         with torch.autocast(self.device.type, half, enabled=half is not None):
-            output = (self._network or self)(images)
+            output = self.look(images)
         for (index, _), segments in zip(group, self.segments(output, images), strict=True):
             results[index] = self.merge(segments)
 

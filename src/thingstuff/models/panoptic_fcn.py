@@ -5,24 +5,27 @@ Letters: B pictures, T thing classes, R region classes, C channels, K kernel cha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from thingstuff.backbones import BackboneConfig, ResNet
-from thingstuff.layers import FPN, ConvBlock, SemanticFPN, with_coordinates
+from thingstuff.backbones import ResNet
+from thingstuff.layers import FPN, SemanticFPN, sum_of_levels
 from thingstuff.losses import count_over_processes, dice_loss, sigmoid_focal_loss, weighted_dice_loss
 from thingstuff.merging import ThingsFirst, merge_things_first
-from thingstuff.models.base import ModelConfig, PanopticModel, PreprocessConfig, padded_to
+from thingstuff.models.base import ModelConfig, PanopticModel
+from thingstuff.models.panoptic_fcn_config import PanopticFCNConfig
+from thingstuff.models.panoptic_fcn_heads import FeatureEncoder, KernelHead, PositionHead
 from thingstuff.models.panoptic_fcn_kernels import (
     Kernels,
     concatenate,
     fuse_stuff,
     fuse_things,
+    matrix_nms,
+    mean_inside,
     pooled,
     stuff_regions,
     thing_peaks,
@@ -38,91 +41,11 @@ from thingstuff.models.panoptic_fcn_targets import (
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Images, Segments, Size, Target
 
+__all__ = ["PanopticFCN", "PanopticFCNConfig", "PanopticFCNOutput", "positive_kernels"]
+
 FIRST_LEVEL = 3
 REFERENCE_AREA = 640 * 480
 """Pixels of the pictures that `stuff_area` is meant for, where it is relative."""
-
-
-class PanopticFCNConfig(ModelConfig):
-    """Every setting of Panoptic FCN; the defaults are the paper's except where a line says so."""
-
-    preprocess: Annotated[PreprocessConfig, padded_to(32)] = PreprocessConfig()
-    """Size rule, normalisation, padding (to multiples of 32, since each level of the FPN is the double of the next)."""
-    backbone: BackboneConfig = BackboneConfig()
-    """The ResNet."""
-    fpn_channels: int = Field(default=256, ge=1)
-    """Channels of P2..P7."""
-    semantic_channels: int = Field(default=256, ge=32, multiple_of=32)
-    """Channels of the semantic FPN, a multiple of 32."""
-    position_channels: int = Field(default=256, ge=32, multiple_of=32)
-    """Channels of the position head, a multiple of 32."""
-    position_convs: int = Field(default=3, ge=1, le=4)
-    """3x3 blocks of the position head."""
-    position_deformable: bool = True
-    """Those blocks are modulated deformable convolutions."""
-    kernel_channels: int = Field(default=256, ge=32, multiple_of=32)
-    """Channels of the kernel head, a multiple of 32."""
-    kernel_convs: int = Field(default=3, ge=1, le=4)
-    """3x3 blocks of the kernel head."""
-    kernel_coordinates: bool = True
-    """Coordinates at the kernel head's entry (coord_w in the paper)."""
-    encoder_channels: int = Field(default=64, ge=1)
-    """Channels of the encoded feature and of the embedded kernels."""
-    encoder_convs: int = Field(default=3, ge=1, le=4)
-    """3x3 blocks of the feature encoder."""
-    encoder_deformable: bool = False
-    """Those blocks are modulated deformable convolutions."""
-    encoder_coordinates: bool = True
-    """Coordinates at the feature encoder's entry (coord_f in the paper)."""
-
-    region_has_thing: bool = True
-    """Region class 0 is "some thing"."""
-    level_ranges: tuple[tuple[float, float], ...] = Field(
-        default=TargetSettings.level_ranges, min_length=3, max_length=5
-    )
-    """sqrt(box area) in network-input pixels, from and to, that each of P3, P4, ... (to P7) learns; may overlap."""
-    positives: int = Field(default=7, ge=1)
-    """Positions of an object on a level whose kernels learn its mask (k of the weighted DICE)."""
-    unlabelled: Literal["ignored", "negative"] = "ignored"
-    """Unlabelled pixels and crowds: left out of the losses, or negatives as in the authors' code (paper recipes)."""
-    focal_alpha: float = 0.25
-    """Focal loss's weight of positives."""
-    focal_gamma: float = 2.0
-    """Focal loss's exponent."""
-    position_weight: float = 1.0
-    """Weight of the two position losses."""
-    mask_weight: float = 3.0
-    """Weight of the two mask losses."""
-
-    thing_threshold: float = 0.05
-    """Centres below this probability are no candidates (0.2 in the FAST variants)."""
-    stuff_threshold: float = 0.05
-    """Regions below this mean probability are none (0.1 in the FAST variants)."""
-    candidates: int = Field(default=100, ge=2)
-    """Most things of a picture; half as many from each level."""
-    similarity: float = 0.9
-    """Cosine from which kernels are fused."""
-    class_aware: bool = True
-    """Only kernels of one class are fused."""
-    mask_threshold: float = 0.4
-    """A pixel is in a thing's mask above this probability."""
-    rescored_threshold: float = 0.05
-    """Things below this score times mean mask probability are dropped."""
-    thing_score: float = 0.2
-    """Things below this score take no part in the merge."""
-    overlap: float = 0.5
-    """A thing of whose mask more than this share is taken by better ones is dropped."""
-    stuff_area: float = 4096
-    """Stuff with fewer pixels is dropped ..."""
-    stuff_area_relative: bool = True
-    """... scaled by picture area / (640 x 480), so that small and large pictures lose alike (authors: off)."""
-
-    @field_validator("level_ranges")
-    @classmethod
-    def _ranges_rise(cls, ranges: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-        if any(not 0 <= low < high for low, high in ranges):
-            raise ValueError("each range goes from a smaller size to a larger one")
-        return ranges
 
 
 @dataclass(frozen=True)
@@ -133,78 +56,24 @@ class PanopticFCNOutput:
     regions: tuple[Float[Tensor, "B R _h _w"], ...]
     kernels: tuple[Float[Tensor, "B K _h _w"], ...]
     feature: Float[Tensor, "B E H W"]
+    mirrored: "PanopticFCNOutput | None" = None
+    """What the mirrored canvas gave, mirrored back, where predictions look at both (`flip`)."""
 
     def float(self) -> "PanopticFCNOutput":
         """Return it in fp32, for sums over many pixels."""
         centres, regions, kernels = (tuple(t.float() for t in m) for m in (self.centres, self.regions, self.kernels))
-        return PanopticFCNOutput(centres, regions, kernels, self.feature.float())
+        mirrored = self.mirrored.float() if self.mirrored else None
+        return PanopticFCNOutput(centres, regions, kernels, self.feature.float(), mirrored)
 
+    def mirror(self) -> "PanopticFCNOutput":
+        """Return every map with left and right exchanged."""
+        centres, regions, kernels = (tuple(t.flip(-1) for t in m) for m in (self.centres, self.regions, self.kernels))
+        return PanopticFCNOutput(centres, regions, kernels, self.feature.flip(-1))
 
-def _blocks(inputs: int, channels: int, count: int, *, norm: bool = True, deformable: bool = False) -> nn.Sequential:
-    blocks = [
-        ConvBlock(inputs if i == 0 else channels, channels, norm=norm, deformable=deformable) for i in range(count)
-    ]
-    return nn.Sequential(*blocks)
-
-
-class PositionHead(nn.Module):
-    """Where things have their centres and stuff its regions, on one level."""
-
-    def __init__(self, config: PanopticFCNConfig, thing_classes: int, region_classes: int) -> None:
-        super().__init__()
-        width = config.position_channels
-        self.blocks = _blocks(config.fpn_channels, width, config.position_convs, deformable=config.position_deformable)
-        self.centres = nn.Conv2d(width, thing_classes, 3, padding=1)
-        self.regions = nn.Conv2d(width, region_classes, 3, padding=1)
-        for conv in (self.centres, self.regions):
-            nn.init.normal_(conv.weight, std=0.01)
-            assert conv.bias is not None
-            nn.init.constant_(conv.bias, -2.19)
-            conv.requires_grad_(conv.out_channels > 0)  # none would be left without a gradient, which DDP refuses
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> tuple[Tensor, Tensor]:
-        x = self.blocks(x)
-        return _outputs(self.centres, x), _outputs(self.regions, x)
-
-
-def _outputs(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a conv that may have no outputs (categories without things), which torch's own refuses."""
-    y: Tensor = conv(x) if conv.out_channels else x.new_zeros((len(x), 0, *x.shape[2:]))
-    return y
-
-
-class KernelHead(nn.Module):
-    """The kernel of every cell of a level."""
-
-    def __init__(self, config: PanopticFCNConfig) -> None:
-        super().__init__()
-        self.coordinates = config.kernel_coordinates
-        width = config.kernel_channels
-        self.blocks = _blocks(config.fpn_channels + 2 * self.coordinates, width, config.kernel_convs)
-        self.out = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B K h w"]:
-        kernels: Tensor = self.out(self.blocks(with_coordinates(x) if self.coordinates else x))
-        return kernels
-
-
-class FeatureEncoder(nn.Module):
-    """The one high-resolution feature that every kernel is convolved with."""
-
-    def __init__(self, config: PanopticFCNConfig) -> None:
-        super().__init__()
-        self.coordinates = config.encoder_coordinates
-        self.blocks = _blocks(
-            config.semantic_channels + 2 * self.coordinates,
-            config.encoder_channels,
-            config.encoder_convs,
-            norm=False,
-            deformable=config.encoder_deformable,
-        )
-
-    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E H W"]:
-        feature: Tensor = self.blocks(with_coordinates(x) if self.coordinates else x)
-        return feature
+    @property
+    def views(self) -> "list[PanopticFCNOutput]":
+        """The picture's output, and the mirrored one's where there is one."""
+        return [self, self.mirrored] if self.mirrored else [self]
 
 
 class PanopticFCN(PanopticModel):
@@ -219,7 +88,8 @@ class PanopticFCN(PanopticModel):
         self.backbone = ResNet(config.backbone)
         self.levels = tuple(range(FIRST_LEVEL, FIRST_LEVEL + len(config.level_ranges)))
         self.fpn = FPN(self.backbone.channels, config.fpn_channels, self.levels[-1])
-        self.semantic_fpn = SemanticFPN(config.fpn_channels, config.semantic_channels)
+        if config.feature_type == "semantic":
+            self.semantic_fpn = SemanticFPN(config.fpn_channels, config.semantic_channels)
         self.position_head = PositionHead(config, len(categories.thing_labels), regions)
         self.kernel_head = KernelHead(config)
         self.feature_encoder = FeatureEncoder(config)
@@ -230,8 +100,14 @@ class PanopticFCN(PanopticModel):
     def target_settings(self) -> TargetSettings:
         """How targets are made."""
         c = self.config
-        ignored = c.unlabelled == "ignored"
-        return TargetSettings(c.level_ranges, region_has_thing=c.region_has_thing, ignore_unlabelled=ignored)
+        return TargetSettings(
+            level_ranges=c.level_ranges,
+            min_overlap=c.gaussian_overlap,
+            sigma=c.gaussian_sigma,
+            centre=c.centre,
+            region_has_thing=c.region_has_thing,
+            ignore_unlabelled=c.unlabelled == "ignored",
+        )
 
     def class_rows(self) -> dict[str, list[str | None]]:
         c = self.categories
@@ -248,8 +124,22 @@ class PanopticFCN(PanopticModel):
             centres=tuple(centres for centres, _ in positions),
             regions=tuple(regions for _, regions in positions),
             kernels=tuple(self.kernel_head(pyramid[level]) for level in self.levels),
-            feature=self.feature_encoder(self.semantic_fpn(pyramid)),
+            feature=self.feature_encoder(self._high_resolution(pyramid)),
         )
+
+    def _high_resolution(self, pyramid: dict[int, Tensor]) -> Float[Tensor, "B C H W"]:
+        """Return the stride-4 map that is encoded (section 4.1, feature type)."""
+        if self.config.feature_type == "semantic":
+            feature: Tensor = self.semantic_fpn(pyramid)
+            return feature
+        return pyramid[2] if self.config.feature_type == "p2" else sum_of_levels(pyramid)
+
+    def look(self, images: Images) -> PanopticFCNOutput:
+        output: PanopticFCNOutput = super().look(images)
+        if not self.config.flip:
+            return output
+        mirrored: PanopticFCNOutput = super().look(replace(images, pixels=images.pixels.flip(-1)))
+        return replace(output, mirrored=mirrored.mirror())
 
     # ---- learning
 
@@ -286,6 +176,8 @@ class PanopticFCN(PanopticModel):
         """Weighted DICE, summed over (instance, level) pairs; each pair's kernels come from its best positions."""
         chosen = [
             positive_kernels(centres, kernels, masks, level, self.config.positives)
+            if self.config.weighted
+            else centre_kernels(kernels, level)
             for centres, kernels, level in zip(output.centres, output.kernels, levels, strict=True)
         ]
         losses = []
@@ -322,44 +214,52 @@ class PanopticFCN(PanopticModel):
         return [self._picture_segments(output, images, b) for b in range(len(images))]
 
     def _picture_segments(self, output: PanopticFCNOutput, images: Images, b: int) -> Segments:
+        c = self.config
         things, stuff = self.kernels(output, b)
-        feature = output.feature[b]
-        E, H, W = feature.shape
-        masks = (torch.cat([things.vectors, stuff.vectors]) @ feature.view(E, -1)).sigmoid().view(-1, H, W)
+        features = [view.feature[b] for view in output.views]
+        masks = mask_probabilities(torch.cat([things.vectors, stuff.vectors]), features)
         of_things, of_stuff = masks[: len(things.labels)], masks[len(things.labels) :]
-        scores = things.scores * _mean_inside(of_things, self.config.mask_threshold)
-        scores, order = scores.sort(descending=True)
-        order = order[scores >= self.config.rescored_threshold][: self.config.candidates]
-        names = torch.tensor(self.categories.thing_labels, dtype=torch.long, device=feature.device)
+        scores, order = (things.scores * mean_inside(of_things, c.mask_threshold)).sort(descending=True)
+        if c.nms:
+            scores = scores * matrix_nms(of_things[order] > c.mask_threshold, things.labels[order])
+            scores, again = scores.sort(descending=True, stable=True)
+            order = order[again]
+        order = order[scores >= c.rescored_threshold][: c.candidates]
+        names = torch.tensor(self.categories.thing_labels, dtype=torch.long, device=masks.device)
         return Segments(
             masks=torch.cat([of_things[order], of_stuff]),
-            labels=torch.cat([names[things.labels[order]], self._stuff_names(feature.device)[stuff.labels]]),
+            labels=torch.cat([names[things.labels[order]], self._stuff_names(masks.device)[stuff.labels]]),
             scores=torch.cat([scores[: len(order)], stuff.scores]),
             frame=images.frame(b),
         )
 
     def kernels(self, output: PanopticFCNOutput, b: int) -> tuple[Kernels, Kernels]:
-        """Return one picture's embedded and fused kernels: of things by falling score, of stuff by ascending class."""
+        """Return one picture's embedded and fused kernels: of things by falling score, of stuff by ascending class.
+
+        With the mirrored picture a kernel's vector is followed by that of the same place there; the picture's own
+        decides which are fused.
+        """
         c = self.config
         things, stuff = concatenate(self.thing_candidates(output, b)), concatenate(self.stuff_candidates(output, b))
         things = things.pick(things.scores.argsort(descending=True, stable=True))
-        things = Kernels(self.thing_embedding(things.vectors), things.labels, things.scores)
-        stuff = Kernels(self.stuff_embedding(stuff.vectors), stuff.labels, stuff.scores)
-        return fuse_things(things, c.similarity, c.class_aware), fuse_stuff(stuff)
+        things, stuff = _embedded(things, self.thing_embedding), _embedded(stuff, self.stuff_embedding)
+        if c.kernel_fusion:
+            things = fuse_things(things, c.similarity, c.class_aware, compared=c.encoder_channels)
+        return things, fuse_stuff(stuff)
 
     def thing_candidates(self, output: PanopticFCNOutput, b: int) -> list[Kernels]:
         """Return the kernels at one picture's object centres, a list entry per level."""
         c = self.config
         return [
-            thing_peaks(centres[b], kernels[b], 3 if level < 6 else 5, c.candidates // 2, c.thing_threshold)
-            for level, centres, kernels in zip(self.levels, output.centres, output.kernels, strict=True)
+            thing_peaks(centres[b], kernels, 3 if level < 6 else 5, c.candidates // 2, c.thing_threshold)
+            for level, centres, kernels in zip(self.levels, output.centres, _kernel_maps(output, b), strict=True)
         ]
 
     def stuff_candidates(self, output: PanopticFCNOutput, b: int) -> list[Kernels]:
         """Return the kernels of one picture's stuff regions, a list entry per level."""
         return [
-            stuff_regions(regions[b], kernels[b], self.config.stuff_threshold)
-            for regions, kernels in zip(output.regions, output.kernels, strict=True)
+            stuff_regions(regions[b], kernels, self.config.stuff_threshold)
+            for regions, kernels in zip(output.regions, _kernel_maps(output, b), strict=True)
         ]
 
     def merge(self, segments: Segments) -> Panoptic:
@@ -377,6 +277,38 @@ class PanopticFCN(PanopticModel):
 
 def _shape(maps: Tensor) -> Size:
     return int(maps.shape[-2]), int(maps.shape[-1])
+
+
+def _kernel_maps(output: PanopticFCNOutput, b: int) -> list[Float[Tensor, "_ h w"]]:
+    """Return one picture's kernel map of each level, the views' channels one after the other."""
+    return [torch.cat([maps[b] for maps in level]) for level in zip(*(v.kernels for v in output.views), strict=True)]
+
+
+def _embedded(kernels: Kernels, embedding: nn.Linear) -> Kernels:
+    """Embed the vectors, each view's part of them by itself."""
+    views = kernels.vectors.shape[1] // embedding.in_features
+    parts = kernels.vectors.view(len(kernels.labels), views, embedding.in_features)
+    return Kernels(embedding(parts).flatten(1), kernels.labels, kernels.scores)
+
+
+def mask_probabilities(
+    vectors: Float[Tensor, "N VE"], features: Sequence[Float[Tensor, "E H W"]]
+) -> Float[Tensor, "N H W"]:
+    """Return the mean over views of sigmoid(kernel * feature), each view's feature with its part of the vectors."""
+    E, H, W = features[0].shape
+    parts = torch.split(vectors, E, dim=1)
+    masks = [(part @ f.reshape(E, -1)).sigmoid_() for part, f in zip(parts, features, strict=True)]
+    mean = masks[0] if len(masks) == 1 else torch.stack(masks).mean(0)
+    return mean.view(-1, H, W)
+
+
+def centre_kernels(
+    kernels: Float[Tensor, "B K h w"], level: LevelTargets
+) -> tuple[Float[Tensor, "P 1"], Float[Tensor, "P 1 K"]]:
+    """Return, per (instance, level) pair, the weight 1 and the kernel at the object's centre (unweighted DICE)."""
+    last = torch.tensor(_shape(kernels), device=kernels.device) - 1
+    row, column = level.cell.minimum(last).unbind(1)  # the stored cell may be one past the map
+    return kernels.new_ones((len(row), 1)), kernels[level.picture, :, row, column][:, None]
 
 
 def positive_kernels(
@@ -399,9 +331,3 @@ def positive_kernels(
     values, cells = guidance.flatten(1).topk(min(positives, shape[0] * shape[1]), dim=1)
     flat = kernels.flatten(2).transpose(1, 2)  # [B, h w, K]
     return values, flat[level.picture[:, None], cells]
-
-
-def _mean_inside(masks: Float[Tensor, "N H W"], threshold: float) -> Float[Tensor, "N"]:
-    """Return each mask's mean probability where it is above the threshold."""
-    inside = masks > threshold
-    return (masks * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)

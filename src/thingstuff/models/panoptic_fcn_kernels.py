@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -77,14 +77,15 @@ def _no_labels(like: Tensor) -> Int[Tensor, "0"]:
     return torch.zeros(0, dtype=torch.long, device=like.device)
 
 
-def fuse_things(things: Kernels, similarity: float, class_aware: bool = True) -> Kernels:
+def fuse_things(things: Kernels, similarity: float, class_aware: bool = True, compared: int | None = None) -> Kernels:
     """Average kernels that belong to one object; `things` stand by falling score (section 3.2, kernel fusion).
 
     Two kernels match where their cosine reaches `similarity` (and their classes agree). A kernel survives if no
     better one, surviving or not, matches it; it averages those whose first match it is, itself included, and keeps
-    its score and class.
+    its score and class. The first `compared` channels make the cosine; without it all do.
     """
-    unit = things.vectors / things.vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
+    vectors = things.vectors[:, :compared]
+    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
     match = (unit @ unit.T) >= similarity
     if class_aware:
         match &= things.labels[:, None] == things.labels
@@ -103,3 +104,26 @@ def fuse_stuff(stuff: Kernels) -> Kernels:
     member = F.one_hot(row, len(labels)).T.to(stuff.vectors.dtype) if len(labels) else stuff.vectors.new_zeros((0, 0))
     member = member / member.sum(1, keepdim=True)
     return Kernels(member @ stuff.vectors, labels, member @ stuff.scores)
+
+
+def mean_inside(masks: Float[Tensor, "N H W"], threshold: float) -> Float[Tensor, "N"]:
+    """Return each mask's mean probability where it is above the threshold."""
+    inside = masks > threshold
+    return (masks * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+
+
+def matrix_nms(masks: Bool[Tensor, "N H W"], labels: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """Return the factor of each mask's score under Matrix NMS with linear decay; masks stand by falling score.
+
+    A mask decays with its IoU to a better one of its class, the less the more that one itself overlaps better ones
+    (Wang et al. 2020, SOLOv2, section 3.3).
+    """
+    flat = masks.flatten(1).float()
+    overlap = flat @ flat.T
+    area = overlap.diagonal()
+    union = area[:, None] + area - overlap
+    same = (labels[:, None] == labels).triu(1)  # the row is better than the column
+    iou = overlap / union.clamp(min=1) * same
+    of_better = iou.amax(0) if len(labels) else area  # each mask's largest IoU with a better one
+    decay = (1 - iou) / (1 - of_better[:, None]).clamp(min=1e-6)
+    return decay.masked_fill(~same, 1.0).amin(0) if len(labels) else area

@@ -6,6 +6,7 @@ level) ones, H W the padded stride-4 map, h w a level's map.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,10 @@ class TargetSettings:
     """Closed intervals of sqrt(box area), in pixels of the network input, that each level P3..P7 takes."""
     min_overlap: float = 0.7
     """IoU that sets the Gaussian's radius."""
+    sigma: float = 3.0
+    """The Gaussian's standard deviation is (2 r + 1) / this."""
+    centre: Literal["mass", "box"] = "mass"
+    """Where an object's centre is: the mean of its mask's cells, or the middle of its box."""
     region_has_thing: bool = True
     """Region class 0 is "some thing"; without it there is one class less."""
     ignore_unlabelled: bool = False
@@ -122,6 +127,11 @@ def mass_centres(masks: Float[Tensor, "N H W"]) -> Float[Tensor, "N 2"]:
     return torch.stack([(support.sum(2) @ rows) / count, (support.sum(1) @ columns) / count], dim=1)
 
 
+def box_centres(boxes_xyxy: Float[Tensor, "N 4"]) -> Float[Tensor, "N 2"]:
+    """Return the (row, column) of each box's middle in stride-4 cells; boxes are in pixels."""
+    return (boxes_xyxy[:, [1, 0]] + boxes_xyxy[:, [3, 2]]) / (2 * STRIDE)
+
+
 def gaussian_radius(size: Float[Tensor, "N 2"], min_overlap: float) -> Float[Tensor, "N"]:
     """Return the radius within which a shifted box of (height, width) keeps `min_overlap`.
 
@@ -139,13 +149,15 @@ def gaussian_radius(size: Float[Tensor, "N 2"], min_overlap: float) -> Float[Ten
     return torch.stack(roots).amin(0).clamp(min=0)
 
 
-def gaussian_maps(cells: Int[Tensor, "P 2"], radius: Int[Tensor, "P"], shape: Size) -> Float[Tensor, "P h w"]:
-    """Return a Gaussian of sigma (2 r + 1) / 3 around each (row, column), cut off beyond its radius r."""
+def gaussian_maps(
+    cells: Int[Tensor, "P 2"], radius: Int[Tensor, "P"], shape: Size, sigma: float = 3.0
+) -> Float[Tensor, "P h w"]:
+    """Return a Gaussian around each (row, column), cut off beyond its radius r; its deviation is (2 r + 1) / sigma."""
     rows = torch.arange(shape[0], device=cells.device)[None, :, None] - cells[:, 0, None, None]
     columns = torch.arange(shape[1], device=cells.device)[None, None, :] - cells[:, 1, None, None]
     r = radius[:, None, None]
-    sigma = (2 * r + 1) / 3
-    values = torch.exp(-(rows * rows + columns * columns) / (2 * sigma * sigma))
+    deviation = (2 * r + 1) / sigma
+    values = torch.exp(-(rows * rows + columns * columns) / (2 * deviation * deviation))
     return values * ((rows.abs() <= r) & (columns.abs() <= r))
 
 
@@ -159,7 +171,7 @@ def level_targets(
     instance = torch.cat([torch.arange(n, device=device) for n in counts])
     labels = torch.cat(masks.labels)
     boxes = torch.cat(masks.boxes_xyxy)
-    centres = torch.cat([mass_centres(m) for m in masks.things])
+    centres = box_centres(boxes) if settings.centre == "box" else torch.cat([mass_centres(m) for m in masks.things])
     size = boxes[:, [3, 2]] - boxes[:, [1, 0]]  # height, width
     scale = size.prod(1).clamp(min=0).sqrt()
     levels = []
@@ -170,7 +182,7 @@ def level_targets(
         radius = gaussian_radius(size[chosen] * step, settings.min_overlap).long()
         maps = masks.crowds.new_zeros((len(counts) * masks.crowds.shape[1], shape[0] * shape[1]))
         row = picture[chosen] * masks.crowds.shape[1] + labels[chosen]
-        peaks = gaussian_maps(cells, radius, shape).flatten(1)
+        peaks = gaussian_maps(cells, radius, shape, settings.sigma).flatten(1)
         maps.scatter_reduce_(0, row[:, None].expand_as(peaks), peaks, "amax")
         valid, crowds = _valid_cells(masks, shape, settings.ignore_unlabelled)
         levels.append(
