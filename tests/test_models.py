@@ -11,6 +11,7 @@ from thingstuff.models import MODELS, create
 from thingstuff.models.base import PanopticModel
 from thingstuff.models.detr import DETRPanoptic
 from thingstuff.models.panoptic_fcn import PanopticFCN
+from thingstuff.models.panoptic_fpn import PanopticFPN
 from thingstuff.structures import Frame, Images
 
 
@@ -45,6 +46,41 @@ class TestPanopticFCN(ModelContract):
         assert isinstance(model, PanopticFCN)
         for conv in (model.position_head.centres, model.position_head.regions):
             torch.nn.init.constant_(conv.bias, -20.0)
+
+
+@pytest.mark.parametrize("name", names_of(PanopticFPN))
+class TestPanopticFPN(ModelContract):
+    changes: ClassVar[dict[str, Any]] = {
+        "preprocess.short_side": 96,
+        "preprocess.max_side": 160,
+        "backbone.weights": "none",
+        "backbone.norm": "group",
+        "backbone.frozen_stages": 0,
+        "backbone.stem_channels": 16,
+        "backbone.bottleneck_width": 8,
+        "fpn_channels": 32,
+        "semantic_channels": 32,
+        "anchor_sizes": (8, 16, 32, 64, 128),
+        "canonical_size": 56,
+        "box_channels": 64,
+        "mask_channels": 32,
+        "mask_convs": 2,
+        "box_samples": 32,
+        "anchor_samples": 64,
+        "proposals_learned": 100,
+        "proposals_predicted": 100,
+    }
+
+    @classmethod
+    def build(cls, name: str, *args: Any, **changes: Any) -> PanopticModel:
+        return super().build(name, *args, **{"backbone.res2_channels": 16 if name.endswith("tiny") else 32, **changes})
+
+    @classmethod
+    def silence(cls, model: PanopticModel) -> None:
+        """Every box is background, every pixel some thing's."""
+        assert isinstance(model, PanopticFPN)
+        for bias in (model.roi_heads.box_predictor.cls_score.bias, model.semantic.bias):
+            torch.nn.init.constant_(bias[:1], 20.0)
 
 
 @pytest.mark.parametrize("name", names_of(DETRPanoptic))
@@ -83,7 +119,7 @@ class TestDETRPanoptic(ModelContract):
         torch.nn.init.constant_(model.class_head.bias[-1:], 20.0)
 
 
-CONTRACTS = (TestPanopticFCN, TestDETRPanoptic)
+CONTRACTS = (TestPanopticFCN, TestPanopticFPN, TestDETRPanoptic)
 
 
 def test_every_model_is_under_contract() -> None:

@@ -7,6 +7,7 @@ from thingstuff.errors import InputError
 from thingstuff.models.base import ModelConfig, PanopticModel, PreprocessConfig
 from thingstuff.models.detr import DETRConfig, DETRPanoptic
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
+from thingstuff.models.panoptic_fpn import PanopticFPN, PanopticFPNConfig
 from thingstuff.panoptic import Categories
 
 _TINY_FCN = PanopticFCNConfig(
@@ -49,11 +50,33 @@ _TINY_DETR = DETRConfig(
     threshold=0.15,  # classes are learned last, and are never sure in so short a training
 )
 
+_TINY_FPN = PanopticFPNConfig(
+    preprocess=PreprocessConfig(short_side=128, max_side=1333),
+    backbone=BackboneConfig(
+        depth=18, norm="batch", weights="none", frozen_stages=0, stem_channels=32, res2_channels=32
+    ),
+    fpn_channels=64,
+    semantic_channels=64,
+    anchor_sizes=(8, 16, 32, 64, 128),  # a quarter of the usual, since pictures are small
+    canonical_size=56,  # likewise
+    box_channels=128,
+    mask_channels=64,
+    mask_convs=2,
+    box_samples=64,
+    anchor_samples=128,
+    proposals_learned=200,
+    proposals_predicted=200,
+    proposals=200,
+    mask_stride=1,
+)
+
 MODELS: dict[str, tuple[ModelConfig, type[PanopticModel]]] = {
     "panoptic-fcn-r50": (PanopticFCNConfig(), PanopticFCN),
     "panoptic-fcn-r101": (PanopticFCNConfig(backbone=BackboneConfig(depth=101)), PanopticFCN),
     "panoptic-fcn-r18": (PanopticFCNConfig(backbone=BackboneConfig(depth=18)), PanopticFCN),
     "panoptic-fcn-tiny": (_TINY_FCN, PanopticFCN),
+    "panoptic-fpn-r50": (PanopticFPNConfig(), PanopticFPN),
+    "panoptic-fpn-tiny": (_TINY_FPN, PanopticFPN),
     "detr-panoptic-r50": (DETRConfig(), DETRPanoptic),
     "detr-panoptic-r101": (DETRConfig(backbone=BackboneConfig(depth=101)), DETRPanoptic),
     "detr-panoptic-r50-dc5": (DETRConfig(backbone=BackboneConfig(dilated=True)), DETRPanoptic),
