@@ -230,7 +230,7 @@ def test_coco_panoptic_has_80_things_and_53_stuff() -> None:
 
 def test_other_classes_than_coco_s_ask_for_categories() -> None:
     assert detr_categories(250, {}) is COCO_PANOPTIC
-    with pytest.raises(InputError, match=r"3 classes \(cat, dog, sky\).*Categories"):
+    with pytest.raises(InputError, match=r"3 classes \(cat, dog, sky\).*--categories"):
         detr_categories(3, {"id2label": {"0": "cat", "1": "dog", "2": "sky"}})
     with pytest.raises(InputError, match=r"91 classes and nothing tells"):
         detr_categories(91, {})

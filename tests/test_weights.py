@@ -15,7 +15,8 @@ from torch import Tensor
 from thingstuff import weights
 from thingstuff.backbones import BackboneConfig, ResNet
 from thingstuff.errors import InputError
-from thingstuff.weights import PANOPTIC_FCN_RULES, load_backbone, panoptic_fcn_from_authors, read_state, renamed
+from thingstuff.panoptic_fcn_weights import PANOPTIC_FCN_RULES, panoptic_fcn_from_authors
+from thingstuff.weights import load_backbone, read_state, renamed
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 

@@ -21,7 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+weights_app = typer.Typer(help="Published weights.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
 DEMO_FOLDER = Path("thingstuff-demo")
+WIDE = 160
+"""Characters of a line where a wide table goes to a file."""
 
 
 def main() -> None:
@@ -89,7 +93,9 @@ def demo(
 def train(
     data: Annotated[str | None, typer.Argument(help="Data folder or YAML (not needed with --resume).")] = None,
     settings: Annotated[list[str] | None, typer.Argument(help="key=value, such as steps=2000 optim.lr=1e-4")] = None,
-    model: Annotated[str | None, typer.Option(help="A model's name; that of --from, or panoptic-fcn-r50.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model's name; that of --from or --recipe, or panoptic-fcn-r50.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/a"),
     recipe: Annotated[str | None, typer.Option(help="Training recipe by name.")] = None,
     first_weights: Annotated[
@@ -232,11 +238,88 @@ def predict(
     _say(console, f"{len(files)} pictures -> {written} and {out / 'overlays'}")
 
 
+@app.command()
+def recipes(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the training recipes with the figures that others measured of their models."""
+    import json as json_module
+
+    from rich.console import Console
+
+    from thingstuff.recipes.listing import recipe_rows, recipe_table
+
+    if json:
+        print(json_module.dumps(recipe_rows(), indent=1, ensure_ascii=False))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(recipe_table())
+
+
+@weights_app.command("import")
+def import_published(
+    file: Annotated[Path, typer.Argument(help="Published weights: .pth, .bin, .safetensors or .pkl.")],
+    out: Annotated[Path, typer.Option(help="Folder for the converted weights.")],
+    categories: Annotated[Path | None, typer.Option(help="COCO JSON of a model's categories, if not COCO's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the model, such as threshold=0.5; repeatable.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier weights in the folder.")] = False,
+) -> None:
+    """Convert published weights: Panoptic FCN's, DETR's, or an ImageNet backbone's, which their keys tell."""
+    from thingstuff.config import parse_overrides
+    from thingstuff.importing import import_weights
+
+    console = _console()
+    imported = import_weights(file, out, categories, parse_overrides(settings or []), overwrite)
+    for line in (*imported.lines, f"written: {imported.path}", f"next:    {imported.next}"):
+        _say(console, line)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="A table's name, such as kernel-generator or results.")],
+    coco: Annotated[str, typer.Option(help="Data folder or YAML with the splits train and val.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value for all rows, such as steps=200")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for tables and runs; tables may share it.")] = Path("reproduced"),
+    model: Annotated[str | None, typer.Option(help="A model instead of the recipe's.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe instead of the ablations' own.")] = None,
+    backbone: Annotated[Path | None, typer.Option(help="File of the backbone's first weights.")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="ROW=PATH: evaluate these weights, do not train the row; repeatable.")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(help="Rows to do, as a,b; all if not given.")] = None,
+) -> None:
+    """Train and evaluate what a table of Panoptic FCN's paper needs; call it again to go on where it stopped."""
+    from thingstuff.config import parse_overrides
+    from thingstuff.display import TrainingDisplay
+    from thingstuff.reproduce import Request
+    from thingstuff.reproduce import reproduce as reproduce_table
+
+    chosen = tuple(name.strip() for name in (rows or "").split(",") if name.strip())
+    given = dict(_row_and_path(text) for text in weights or [])
+    first = str(backbone) if backbone else None
+    request = Request(table, coco, out, model, recipe, first, given, chosen, parse_overrides(settings or []))
+    console = _console()
+    with _resumable(out, "go on with the same command"), TrainingDisplay(console) as display:
+        markdown, plain = reproduce_table(request, display, lambda text: _say(console, text))
+    _say(console, f"table: {markdown} and {plain}")
+
+
+def _row_and_path(text: str) -> tuple[str, str]:
+    row, sign, path = text.partition("=")
+    if not sign or not row or not path:
+        raise InputError(f"--weights {text!r} is not of the form ROW=PATH, such as r50-3x=w/")
+    return row, path
+
+
 class _resumable:  # noqa: N801 -- reads as a statement
     """Turn a training that was stopped into a word on how to go on and exit code 130."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, remedy: str | None = None) -> None:
+        self.remedy = remedy or f"go on with: thingstuff train --resume --out {shlex.quote(str(out))}"
 
     def __enter__(self) -> None:
         return None
@@ -245,7 +328,7 @@ class _resumable:  # noqa: N801 -- reads as a statement
         from thingstuff.training import Interrupted
 
         if isinstance(error, Interrupted):
-            print(f"{error}; go on with: thingstuff train --resume --out {shlex.quote(str(self.out))}", file=sys.stderr)
+            print(f"{error}; {self.remedy}", file=sys.stderr)
             raise SystemExit(130) from None
 
 

@@ -1,12 +1,11 @@
 """DETR's published weights: the authors' and Hugging Face's keys to ours, and what their shapes tell of the config."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from thingstuff.backbones import BackboneConfig
+from thingstuff.backbone_weights import backbone_fields, count_of, shape_of
 from thingstuff.coco_categories import COCO_PANOPTIC
 from thingstuff.config import validated
 from thingstuff.errors import InputError
@@ -87,12 +86,6 @@ COCO_OUTPUTS = 250
 COCO_BOX_OUTPUTS = 91
 """Those of the weights published for COCO's boxes, which know things alone: as above."""
 _HALVES = ("decoder", "encoder")
-_DEPTHS: dict[tuple[int, ...], int] = {
-    (2, 2, 2, 2, False): 18,
-    (3, 4, 6, 3, False): 34,
-    (3, 4, 6, 3, True): 50,
-    (3, 4, 23, 3, True): 101,
-}
 
 
 def detr_from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,19 +139,19 @@ def detr_config(state: Mapping[str, Tensor], settings: Mapping[str, Any], dilate
     """
     strides = [_inner(settings, key).get("output_stride") for key in ("backbone_config", "backbone_kwargs")]
     dilated = dilated or settings.get("dilation") is True or 16 in strides
-    outputs = _shape(state, "class_head.weight", 2)[0] - 1
+    outputs = shape_of(state, "class_head.weight", 2)[0] - 1
     if outputs < 1:
         raise InputError('class_head.weight has no row beside that of "no object"')
-    queries, hidden = _shape(state, "queries.weight", 2)
+    queries, hidden = shape_of(state, "queries.weight", 2)
     return validated(
         DETRConfig,
         {
-            "backbone": _backbone_config(state).model_copy(update={"dilated": dilated}).model_dump(),
+            "backbone": {**backbone_fields(state, "backbone."), "dilated": dilated},
             "hidden": hidden,
             "queries": queries,
-            "feedforward": _shape(state, "encoder.layers.0.linear1.weight", 2)[0],
-            "encoder_layers": _count(state, "encoder.layers"),
-            "decoder_layers": _count(state, "decoder.layers"),
+            "feedforward": shape_of(state, "encoder.layers.0.linear1.weight", 2)[0],
+            "encoder_layers": count_of(state, "encoder.layers"),
+            "decoder_layers": count_of(state, "decoder.layers"),
             "heads": _heads(settings),
             "outputs": outputs if outputs == COCO_OUTPUTS else None,
         },
@@ -186,41 +179,6 @@ def _heads(settings: Mapping[str, Any]) -> Any:
     return heads
 
 
-def _backbone_config(state: Mapping[str, Tensor]) -> BackboneConfig:
-    bottleneck = "backbone.layer1.0.conv3.weight" in state
-    counts = tuple(_count(state, f"backbone.layer{stage}") for stage in (1, 2, 3, 4))
-    depth = _DEPTHS.get((*counts, bottleneck))
-    if depth is None:
-        kind = "bottleneck" if bottleneck else "basic"
-        raise InputError(f"the backbone is no ResNet-18, -34, -50 or -101: {counts} {kind} blocks")
-    last = "conv3" if bottleneck else "conv2"
-    width = _shape(state, "backbone.layer1.0.conv1.weight", 4)[0]
-    fields = {
-        "depth": depth,
-        "stem_channels": _shape(state, "backbone.conv1.weight", 4)[0],
-        "res2_channels": _shape(state, f"backbone.layer1.0.{last}.weight", 4)[0],
-        "bottleneck_width": width if bottleneck else BackboneConfig().bottleneck_width,
-    }
-    usual = {"depth": depth, "stem_channels": 64, "res2_channels": 256 if bottleneck else 64, "bottleneck_width": 64}
-    # torchvision's own shape is told by its depth alone, so that the config is the preset's.
-    return validated(BackboneConfig, {"depth": depth} if fields == usual else fields, "backbone")
-
-
-def _shape(state: Mapping[str, Tensor], key: str, axes: int) -> tuple[int, ...]:
-    if key not in state:
-        raise InputError(f"DETR weights lack {key}")
-    shape = tuple(state[key].shape)
-    if len(shape) != axes:
-        raise InputError(f"DETR weights have {key} of the shape {list(shape)}, which has not {axes} axes")
-    return shape
-
-
-def _count(state: Mapping[str, Tensor], place: str) -> int:
-    """Return how many of a list's entries (layers, blocks) a state dict has."""
-    found = {m[1] for key in state if (m := re.match(rf"{re.escape(place)}\.(\d+)\.", key))}
-    return len(found)
-
-
 def detr_categories(outputs: int, settings: Mapping[str, Any]) -> Categories:
     """Return the categories of weights with so many outputs (without "no object"), which is known of COCO panoptic's.
 
@@ -232,8 +190,7 @@ def detr_categories(outputs: int, settings: Mapping[str, Any]) -> Categories:
     listed = f" ({', '.join(map(str, names[:3]))}{', ...' if len(names) > 3 else ''})" if names else ""
     raise InputError(
         f"the weights have {outputs} classes{listed} and nothing tells which are things and which are stuff; give the "
-        "categories: thingstuff.pretrained.load_published(file, categories=thingstuff.Categories(...)), then save it "
-        "with thingstuff.checkpoint.save"
+        "categories: thingstuff weights import FILE --categories CATEGORIES.json --out w"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import nn
 
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
@@ -34,8 +34,8 @@ class OptimConfig(BaseModel):
     """Exponent of the poly schedule."""
     drop: float = Field(default=0.1, ge=0, le=1)
     """What the step schedule multiplies the learning rate by ..."""
-    drop_at: float = Field(default=2 / 3, ge=0, le=1)
-    """... from this share of the steps on."""
+    drop_at: float | tuple[float, ...] = 2 / 3
+    """... from this share of the steps on; with several shares, once more at each."""
     warmup_steps: int = Field(default=1000, ge=0)
     """Steps over which the learning rate rises linearly, times the schedule."""
     warmup_factor: float = Field(default=0.001, ge=0, le=1)
@@ -45,6 +45,19 @@ class OptimConfig(BaseModel):
     clip_at: float = Field(default=35.0, gt=0)
     """The value or norm."""
 
+    @field_validator("drop_at")
+    @classmethod
+    def _shares_of_the_steps(cls, drop_at: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        shares = drop_at if isinstance(drop_at, tuple) else (drop_at,)
+        if not shares or not all(0 <= share <= 1 for share in shares):
+            raise ValueError("give a share of the steps, from 0 to 1, or a list of them such as [0.67, 0.89]")
+        return drop_at
+
+    @property
+    def drops(self) -> tuple[float, ...]:
+        """The shares of the steps at which the step schedule falls."""
+        return self.drop_at if isinstance(self.drop_at, tuple) else (self.drop_at,)
+
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     """Return the learning rate of a step (counted from 0) of a run of `steps`."""
@@ -52,7 +65,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     factor = {
         "poly": (1 - done) ** config.power,
         "cosine": 0.5 * (1 + math.cos(math.pi * done)),
-        "step": config.drop if done >= config.drop_at else 1.0,
+        "step": config.drop ** sum(done >= share for share in config.drops),
         "constant": 1.0,
     }[config.schedule]
     if step < config.warmup_steps:

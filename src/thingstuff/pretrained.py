@@ -24,7 +24,8 @@ from thingstuff.models import create
 from thingstuff.models.base import PanopticModel
 from thingstuff.models.detr import DETRConfig
 from thingstuff.panoptic import Categories
-from thingstuff.weights import load_strictly, read_state
+from thingstuff.panoptic_fcn_weights import FEATURE, build_panoptic_fcn
+from thingstuff.weights import backbone_file, load_strictly, read_state
 
 PUBLISHED = {
     "detr-panoptic-r50": "facebook/detr-resnet-50-panoptic",
@@ -133,13 +134,29 @@ def load_source(weights: str | Path) -> Source:
 
 
 def load_published(path: Path, categories: Categories | None = None) -> PanopticModel:
-    """Build the DETR whose published weights a file holds, on the CPU.
+    """Build the DETR or Panoptic FCN whose published weights a file holds, on the CPU.
 
     A Hugging Face config.json is read where it lies beside the file. `categories` are needed for weights of other
-    classes than COCO panoptic's: one for each output in their order, or with the outputs' indices as category ids.
+    classes than COCO panoptic's: one for each output in their order (of a Panoptic FCN: things and stuff each in
+    theirs), or for a DETR with the outputs' indices as category ids.
     Raises `InputError` naming the file for weights of another model and for missing, extra and mis-shaped keys.
     """
-    return _build(path, _settings_beside(path), _is_dilated(path), categories)
+    return build_published(path, read_state(path), categories)
+
+
+def build_published(
+    path: Path,
+    theirs: Mapping[str, Tensor],
+    categories: Categories | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> PanopticModel:
+    """Build a model of a file's published weights as `load_published` does, from what was read of it.
+
+    `changes` are settings of the model by dotted key.
+    """
+    changes = changes or {}
+    model = _build(path, theirs, _settings_beside(path), _is_dilated(path), categories, changes)
+    return _with_settings(model, changes, path)
 
 
 Builder = Callable[[Path, Mapping[str, Any], bool], Source]
@@ -166,6 +183,8 @@ def _from_path(path: Path, build: Builder) -> Source:
             for name in HUB_FILES:
                 if (path / name).is_file():
                     return _from_path(path / name, build)
+            if backbone_file(path).is_file():
+                raise InputError(f"{path} holds a backbone alone, no model: train one with backbone.weights={path}")
         path = checkpoint.find_file(path)
     if checkpoint.is_checkpoint(path):
         model, training = checkpoint.load_training(path)
@@ -184,12 +203,21 @@ def _from_hub(name: str, revision: str | None, build: Builder) -> Source:
 
 
 def _build_whole(path: Path, settings: Mapping[str, Any], dilated: bool) -> Source:
-    return Source(_build(path, settings, dilated, None))
+    return Source(_build(path, read_state(path), settings, dilated, None))
 
 
-def _build(path: Path, settings: Mapping[str, Any], dilated: bool, categories: Categories | None) -> PanopticModel:
+def _build(
+    path: Path,
+    theirs: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    dilated: bool,
+    categories: Categories | None,
+    changes: Mapping[str, Any] | None = None,
+) -> PanopticModel:
+    if recognise(theirs) is Origin.PANOPTIC_FCN_AUTHORS:
+        return _build_panoptic_fcn(path, theirs, categories, changes or {})
     known = (lambda count: detr_categories(count, settings)) if categories is None else (lambda _: categories)
-    model, state = _prepared(path, settings, dilated, known)
+    model, state = _prepared(path, theirs, settings, dilated, known)
     alone = not state.keys() & {*model.parameters_of("masks")}
     try:
         load_strictly(model, state, str(path))
@@ -201,18 +229,35 @@ def _build(path: Path, settings: Mapping[str, Any], dilated: bool, categories: C
 
 def _build_part(path: Path, settings: Mapping[str, Any], dilated: bool) -> Source:
     """Build the model of a file which need not hold the masks' part nor tell its categories."""
-    model, state = _prepared(path, settings, dilated, lambda count: detr_known_names(count, settings))
+    theirs = read_state(path)
+    if recognise(theirs) is Origin.PANOPTIC_FCN_AUTHORS:
+        return Source(_build_panoptic_fcn(path, theirs, None, {}))
+    model, state = _prepared(path, theirs, settings, dilated, lambda count: detr_known_names(count, settings))
     of_masks = {*model.parameters_of("masks")}
     missing = of_masks if not of_masks & state.keys() else set()
     load_strictly(model, {**{key: model.state_dict()[key] for key in missing}, **state}, str(path))
     return Source(model, frozenset(missing))
 
 
+def _build_panoptic_fcn(
+    path: Path, theirs: Mapping[str, Tensor], categories: Categories | None, changes: Mapping[str, Any]
+) -> PanopticModel:
+    try:
+        model, state = build_panoptic_fcn(theirs, categories, {k: v for k, v in changes.items() if k == FEATURE})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    load_strictly(model, state, str(path))
+    return model
+
+
 def _prepared(
-    path: Path, settings: Mapping[str, Any], dilated: bool, categories_of: Callable[[int], Categories]
+    path: Path,
+    theirs: Mapping[str, Tensor],
+    settings: Mapping[str, Any],
+    dilated: bool,
+    categories_of: Callable[[int], Categories],
 ) -> tuple[PanopticModel, dict[str, Tensor]]:
-    """Return the model that a file's weights are of, and these under its keys, not yet loaded."""
-    theirs = read_state(path)
+    """Return the DETR that a file's weights are of, and these under its keys, not yet loaded."""
     try:
         state = _converted(theirs)
         config = detr_config(state, settings, dilated)
@@ -247,14 +292,9 @@ def _converted(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return detr_from_hugging_face(state)
     if origin is Origin.OURS and "projection.weight" in state:
         return dict(state)
-    if origin is Origin.PANOPTIC_FCN_AUTHORS:
-        raise InputError(
-            "these are Panoptic FCN's published weights, which do not tell the model's settings; in Python: make the "
-            "model with thingstuff.create, then load thingstuff.weights.panoptic_fcn_from_authors(read_state(file))"
-        )
     raise InputError(
         f"the weights are of no model that is known here (first keys {', '.join(sorted(state)[:3]) or 'none'}); give a "
-        "checkpoint of thingstuff or DETR's published panoptic weights"
+        "checkpoint of thingstuff or published weights of DETR or Panoptic FCN"
     )
 
 
@@ -337,6 +377,6 @@ def _unfetched(repository: str, revision: str | None, name: str, reason: str) ->
     return InputError(
         f"weights could not be fetched: {name} of {repository} (revision {revision or 'main'}) from "
         f"{constants.ENDPOINT}: {reason}. Nothing of it is in the cache {constants.HF_HUB_CACHE} either. Go online "
-        "once, or give a file: --weights FILE (to train: --from FILE), a checkpoint of thingstuff or DETR's published "
-        ".pth, .bin or .safetensors"
+        "once, or give a file: --weights FILE (to train: --from FILE), a checkpoint of thingstuff or published weights "
+        "(.pth, .bin or .safetensors)"
     )

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from thingstuff import checkpoint, pretrained
+from thingstuff.backbone_weights import told_by_backbone
 from thingstuff.backbones import ResNet
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
@@ -28,7 +29,8 @@ from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
 from thingstuff.panoptic import Categories
 from thingstuff.predicting import OVERLAYS
-from thingstuff.recipes import RECIPES, changed_training, default_recipe, shortest_settings
+from thingstuff.recipes import default_recipe, model_of, recipe_for
+from thingstuff.recipes.settings import changed_training, shortest_settings
 from thingstuff.report import Example, RunReport, write_report
 from thingstuff.scoring import evaluate_model
 from thingstuff.training import Listener, TrainConfig, fit
@@ -63,7 +65,7 @@ class RunConfig(BaseModel):
     first_weights: str | None = None
     """Where the first weights come from, as `pretrained.load` takes it; null for those that the backbone names."""
     first_settings: dict[str, Any] = Field(default_factory=dict)
-    """The model's settings, by dotted key, that came with them; others are the preset's unless they were changed."""
+    """The model's settings, by dotted key, that came with them, or with the backbone's; others are the preset's."""
 
     @property
     def usual_model(self) -> ModelConfig:
@@ -91,25 +93,28 @@ def make_config(
     """Build a run's config from a model's preset and a recipe, changed by dotted keys of either.
 
     With `first_weights` (whatever `pretrained.load` takes) the model is theirs where none is named, with their settings
-    instead of the preset's; under another name it keeps how they see pictures. Without `recipe` it is the model's own
-    for scratch where nothing of it is pretrained, else the one for fine-tuning. Raises `InputError` for unknown names,
-    keys and values, and parts to learn that the model lacks.
+    instead of the preset's; under another name it keeps how they see pictures. Else the model is the recipe's, and a
+    backbone's imported weights bring how they see pictures. Without `recipe` it is the model's own for scratch where
+    nothing of it is pretrained, else the one for fine-tuning. Raises `InputError` for unknown names, keys
+    and values, a recipe for models of another class, and parts to learn that the model lacks.
     """
-    if recipe is not None and recipe not in RECIPES:
-        raise InputError(f"unknown recipe {recipe!r}; known are {', '.join(RECIPES)}")
+    recipe_model = model_of(recipe) if recipe is not None else None
     settings: dict[str, Any] = {}
     if first_weights is not None:
         source = pretrained.load_source(first_weights).model
         model_name = model_name or source.name
         settings = settings_of(source, model_name)
-    model_name = model_name or DEFAULT_MODEL
+    model_name = model_name or recipe_model or DEFAULT_MODEL
     preset, model_class = find(model_name)
     usual = changed(preset, settings)
     of_model, of_training = _sorted_changes(preset, changes)
     if first_weights is not None and "backbone.weights" in of_model:
         raise InputError("backbone.weights and --from both give the backbone's first weights; leave one of them out")
+    if first_weights is None:
+        settings = _asked_by_backbone(changed(usual, of_model))
+        usual = changed(usual, settings)
     model = changed(usual, of_model)
-    chosen = RECIPES[recipe or _usual_recipe(model_class, model, first_weights)](model.preprocess)
+    chosen = recipe_for(recipe or _usual_recipe(model_class, model, first_weights), model_name, model.preprocess)
     return RunConfig(
         data=data,
         model_name=model_name,
@@ -119,6 +124,12 @@ def make_config(
         first_weights=first_weights,
         first_settings=settings,
     )
+
+
+def _asked_by_backbone(model: ModelConfig) -> dict[str, Any]:
+    """Return the model's settings, by dotted key, that its backbone's weights were trained with, where they tell."""
+    backbone = model.model_dump().get("backbone", {})
+    return told_by_backbone(backbone.get("weights"), backbone.get("depth", 0))
 
 
 def resumed_config(run: Path, data: str | None, model_name: str | None, changes: Mapping[str, Any]) -> RunConfig:

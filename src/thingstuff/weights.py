@@ -6,35 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from thingstuff.backbones import ResNet
 from thingstuff.errors import InputError
+from thingstuff.restricted_pickle import ARRAYS_FOR_TORCH, arrays_in
 
 Rules = Sequence[tuple[str, str]]
+"""Patterns of keys, and what those that match become."""
+BACKBONE_FILE = "backbone.safetensors"
+"""What `thingstuff weights import` calls a backbone's weights in its folder."""
 _ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|.)?")
 """A terminal's, such as bold, which torch writes into its messages."""
-
-PANOPTIC_FCN_RULES: Rules = (
-    (r"backbone\.fpn_(lateral|output)(\d)\.(.*)", r"fpn.\1.\2.\3"),
-    (r"backbone\.top_block\.(p6|p7)\.(.*)", r"fpn.\1.\2"),
-    (r"backbone\.bottom_up\.stem\.conv1\.norm\.(.*)", r"backbone.bn1.\1"),
-    (r"backbone\.bottom_up\.stem\.conv1\.(.*)", r"backbone.conv1.\1"),
-    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.shortcut\.norm\.(.*)", r"backbone.layer{\1-1}.\2.downsample.1.\3"),
-    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.shortcut\.(.*)", r"backbone.layer{\1-1}.\2.downsample.0.\3"),
-    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.conv(\d)\.norm\.(.*)", r"backbone.layer{\1-1}.\2.bn\3.\4"),
-    (r"backbone\.bottom_up\.res(\d)\.(\d+)\.conv(\d)\.(.*)", r"backbone.layer{\1-1}.\2.conv\3.\4"),
-    (r"semantic_fpn\.p(\d)\.(\d)\.norm\.(.*)", r"semantic_fpn.levels.\1.{\2/2}.norm.\3"),
-    (r"semantic_fpn\.p(\d)\.(\d)\.(.*)", r"semantic_fpn.levels.\1.{\2/2}.conv.\3"),
-    (r"position_head\.out_inst\.(.*)", r"position_head.centres.\1"),
-    (r"position_head\.out_sem\.(.*)", r"position_head.regions.\1"),
-    (r"kernel_head\.out_conv\.(.*)", r"kernel_head.out.\1"),
-    (r"(thing|stuff)_generator\.embed_extractor\.(.*)", r"\1_embedding.\2"),
-    (r"(?:position|kernel|encode)_head\.\w+_head_(\d)\.(.*)", r"blocks.{\1-1}.\2"),
-)
-"""From the authors' keys to ours; `{n-1}` and the like are computed, see `renamed`."""
 
 
 def renamed(key: str, rules: Rules) -> str | None:
@@ -51,47 +37,11 @@ def _computed(sum_of: re.Match[str]) -> str:
     return str({"+": first + last, "-": first - last, "/": first // max(last, 1)}[sum_of[2]])
 
 
-def panoptic_fcn_from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the authors' Panoptic FCN state dict (detectron2 keys) to ours.
-
-    Raises `InputError` naming the first keys that do not belong to such a model.
-    """
-    result, strange = {}, []
-    for key, tensor in state.items():
-        head, _, rest = key.partition(".")
-        if head in ("position_head", "kernel_head", "feature_encoder") and re.match(r"\w+\.\w+_head_\d", rest):
-            name = renamed(rest, PANOPTIC_FCN_RULES)
-            name = name and f"{head}.{_deformable(name)}"
-        else:
-            name = renamed(key, PANOPTIC_FCN_RULES)
-        if name is None:
-            strange.append(key)
-            continue
-        result[name] = tensor.flatten(1) if name.endswith("_embedding.weight") else tensor
-    if strange:
-        raise InputError(f"not Panoptic FCN's weights: unknown keys {', '.join(strange[:5])}")
-    return result
-
-
-def _deformable(name: str) -> str:
-    """Turn `blocks.0.dcnv2.norm.weight`, `blocks.0.norm.weight` and `blocks.0.weight` into ours."""
-    block, rest = name.split(".", 2)[:2], name.split(".", 2)[2]
-    for old, new in (
-        ("offset_mask_conv.", "conv.offset."),
-        ("dcnv2.norm.", "norm."),
-        ("dcnv2.", "conv."),
-        ("norm.", "norm."),
-    ):
-        if rest.startswith(old):
-            return ".".join([*block, new + rest[len(old) :]])
-    return ".".join([*block, f"conv.{rest}"])
-
-
 def read_state(path: Path) -> dict[str, Any]:
     """Read a `.safetensors` or `.pth` file of tensors (nothing pickled is executed: `weights_only`).
 
-    Training checkpoints may hold their command's arguments beside the tensors. A dict under "model" or "state_dict" is
-    unwrapped. Raises `InputError` naming the file for what is none.
+    Training checkpoints may hold their command's arguments beside the tensors, and numpy's arrays for them. A dict
+    under "model" or "state_dict" is unwrapped. Raises `InputError` naming the file for what is none.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such weights file")
@@ -99,7 +49,8 @@ def read_state(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # plain values, as DETR's authors keep them
+            # plain values, as DETR's authors keep them, and arrays and numbers of numpy's, as detectron2 does
+            with torch.serialization.safe_globals([argparse.Namespace, *ARRAYS_FOR_TORCH]):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 -- a broken file raises one of many kinds, all mean the same to its owner
         text = _ESCAPE_CODE.sub("", str(error)).strip()
@@ -111,9 +62,21 @@ def read_state(path: Path) -> dict[str, Any]:
     for wrapper in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
+    if isinstance(state, dict):
+        state = tensors_of(arrays_in(state))
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path} holds no state dict of tensors")
     return state
+
+
+def tensors_of(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return entries with numpy's arrays as tensors, everything else as it is."""
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
+
+
+def backbone_file(path: Path) -> Path:
+    """Return the file that a path to a backbone's weights means: itself, or a folder's `backbone.safetensors`."""
+    return path / BACKBONE_FILE if path.is_dir() else path
 
 
 def imagenet_state(depth: int) -> dict[str, Tensor]:
@@ -148,9 +111,14 @@ def load_backbone(backbone: ResNet) -> str:
     if config.weights == "imagenet":
         state, source = imagenet_state(config.depth), "torchvision's ImageNet weights"
     else:
-        state, source = read_state(Path(config.weights)), config.weights
+        path = Path(config.weights)
+        if path.suffix == ".pkl":
+            raise InputError(f"{path} is read by: thingstuff weights import {path} --out w, then backbone.weights=w")
+        state, source = read_state(backbone_file(path)), config.weights
     state = {k: v for k, v in state.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
-    load_strictly(backbone, state, f"ResNet-{config.depth} backbone from {source}")
+    # Shifts of deformable convs are learned anew: ImageNet's weights have none.
+    own = {k: v for k, v in backbone.state_dict().items() if ".conv2.offset." in k and k not in state}
+    load_strictly(backbone, {**own, **state}, f"ResNet-{config.depth} backbone from {source}")
     return f"backbone from {source}"
 
 

@@ -24,8 +24,9 @@ from thingstuff.config import changed
 from thingstuff.models.base import Picture, PreprocessConfig
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig, PanopticFCNOutput
 from thingstuff.panoptic import Categories, Segment
+from thingstuff.panoptic_fcn_weights import panoptic_fcn_from_authors
+from thingstuff.recipes import RECIPES
 from thingstuff.structures import Images, Target
-from thingstuff.weights import panoptic_fcn_from_authors
 
 RESNET, POSITION, ENCODER = "MODEL.RESNETS", "MODEL.POSITION_HEAD", "MODEL.FEATURE_ENCODER"
 
@@ -66,24 +67,19 @@ AUTHORS = PanopticFCNConfig(
 )
 """The authors' base config: ours with their colour order, stride placement, and treatment of unlabelled pixels."""
 
-STAR = {f"{ENCODER}.DEFORM": True, f"{ENCODER}.CONVS_DIM": 256}
-FAST = {f"{POSITION}.THING.THRES": 0.2, f"{POSITION}.STUFF.THRES": 0.1}
-_SHORT_SIDES = {"400": (400, 666), "512": (512, 854), "600": (600, 1000)}
-_POSITIVES = {"400": 3, "512": 3, "600": 5}
 
-
-def base_settings(yaml_name: str) -> tuple[dict[str, Any], tuple[int, int]]:
-    """What one of the authors' twelve config files sets, and its (short, longest) side of test pictures."""
-    match = re.fullmatch(r"PanopticFCN-(Star-)?R50-(?:(400|512|600)-)?([13])x(-FAST)?\.yaml", yaml_name)
-    if not match or (match[3] == "1" and (match[1] or match[2])):
+def recipe_name(yaml_name: str) -> str:
+    """The name of our recipe for one of the authors' twelve config files; KeyError for other files."""
+    name = f"panoptic-fcn-{yaml_name.removeprefix('PanopticFCN-').removesuffix('.yaml').lower()}"
+    if not yaml_name.endswith(".yaml") or name not in RECIPES:
         raise KeyError(f"base_config {yaml_name!r} is none of the authors' twelve")
-    star, size, _, fast = match.groups()
-    settings = {
-        f"{POSITION}.THING.POS_NUM": _POSITIVES.get(size, 7),
-        **(STAR if star else {}),
-        **(FAST if fast else {}),
-    }
-    return settings, _SHORT_SIDES.get(size, (800, 1333))
+    return name
+
+
+def base_settings(yaml_name: str) -> dict[str, Any]:
+    """What our recipe for one of the authors' config files sets, under their keys."""
+    settings = RECIPES[recipe_name(yaml_name)](AUTHORS.preprocess).model
+    return {key: settings[field] for key, field in FIELDS.items() if field in settings}
 
 
 def translated(settings: Mapping[str, Any]) -> tuple[PanopticFCNConfig, Categories]:
@@ -127,7 +123,7 @@ class Case:
         return load_file(path) if path.is_file() else {}
 
     def settings(self, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return {**base_settings(self.json["base_config"])[0], **self.json["overrides"], **(changes or {})}
+        return {**base_settings(self.json["base_config"]), **self.json["overrides"], **(changes or {})}
 
     def model(self, changes: Mapping[str, Any] | None = None) -> PanopticFCN:
         """Our model with the case's weights; `changes` are a variant's overrides."""

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from panoptic_fcn_case import AUTHORS, FIELDS, FOLDER, base_settings, translated
+from panoptic_fcn_case import AUTHORS, FIELDS, FOLDER, base_settings, recipe_name, translated
 
 from thingstuff.models.base import resized_size
 from thingstuff.models.panoptic_fcn import PanopticFCN
-from thingstuff.weights import panoptic_fcn_from_authors
+from thingstuff.models.panoptic_fcn_config import PanopticFCNConfig
+from thingstuff.panoptic_fcn_weights import panoptic_fcn_from_authors
+from thingstuff.runs import make_config
 
 SCHEDULES = FOLDER / "configs_and_schedules.json"
 CONFIGS: Mapping[str, Any] = {}
@@ -30,31 +32,50 @@ def test_published_names_and_shapes_are_ours(file: str, base: str, elements: int
         pytest.skip(f"this folder holds no {file}")
     published = json.loads((FOLDER / file).read_text(encoding="utf-8"))
     with torch.device("meta"):
-        model = PanopticFCN(*translated(base_settings(base)[0]))
+        model = PanopticFCN(*translated(base_settings(base)))
         state = panoptic_fcn_from_authors({key: torch.empty(shape) for key, shape in published.items()})
     ours = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     assert {key: tuple(value.shape) for key, value in state.items()} == ours
     assert sum(value.numel() for value in model.state_dict().values()) == pytest.approx(elements, rel=2e-4)
 
 
+def recipe_config(name: str) -> PanopticFCNConfig:
+    """The model of the recipe that is named as a config file."""
+    config = make_config("data", None, {}, recipe_name(name)).model
+    assert isinstance(config, PanopticFCNConfig)
+    return config
+
+
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_config_files_set_what_our_table_says(name: str) -> None:
-    recorded, (config, _) = CONFIGS[name], translated(base_settings(name)[0])
-    assert config.positives == recorded["POS_NUM"]
-    assert config.thing_threshold == recorded["THING.THRES"]
-    assert config.stuff_threshold == recorded["STUFF.THRES"]
-    assert config.encoder_channels == recorded["ENC_DIM"]
-    assert config.encoder_deformable == recorded["ENC_DEFORM"]
-    assert config.preprocess.channel_order == recorded["INPUT"]["FORMAT"]
-    assert base_settings(name)[1] == (recorded["INPUT"]["MIN_SIZE_TEST"], recorded["INPUT"]["MAX_SIZE_TEST"])
+def test_recipes_set_what_the_config_files_do(name: str) -> None:
+    recorded, config = CONFIGS[name], recipe_config(name)
+    ours = {
+        "POS_NUM": config.positives,
+        "THING.THRES": config.thing_threshold,
+        "STUFF.THRES": config.stuff_threshold,
+        "ENC_DIM": config.encoder_channels,
+        "ENC_DEFORM": config.encoder_deformable,
+    }
+    assert ours == {key: recorded[key] for key in ours}
+    test_size = (recorded["INPUT"]["MIN_SIZE_TEST"], recorded["INPUT"]["MAX_SIZE_TEST"])
+    assert (config.preprocess.short_side, config.preprocess.max_side) == test_size
+    # the order in which weights of the authors' see colours, which comes with them
+    assert recorded["INPUT"]["FORMAT"] == AUTHORS.preprocess.channel_order
+    assert (config.unlabelled, config.stuff_area_relative) == (AUTHORS.unlabelled, AUTHORS.stuff_area_relative)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_cases_settings_are_the_recipe_s(name: str) -> None:
+    ours, (config, _) = recipe_config(name), translated(base_settings(name))
+    assert config.model_copy(update={"preprocess": ours.preprocess, "backbone": ours.backbone}) == ours
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_pictures_are_resized_as_theirs(name: str) -> None:
-    short, longest = base_settings(name)[1]
+    size_rule = recipe_config(name).preprocess
     for size, resized in CONFIGS[name]["test_resize_hw"].items():
         height, width = (int(n) for n in size.split("x"))
-        assert resized_size((height, width), short, longest) == tuple(resized), size
+        assert resized_size((height, width), size_rule.short_side, size_rule.max_side) == tuple(resized), size
 
 
 def test_an_unknown_config_key_is_named() -> None:

@@ -32,8 +32,8 @@ from thingstuff.merging import instances, semantic_probabilities
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNOutput
 from thingstuff.models.panoptic_fcn_kernels import Kernels, concatenate, thing_peaks
 from thingstuff.panoptic import Panoptic
+from thingstuff.panoptic_fcn_weights import panoptic_fcn_from_authors
 from thingstuff.structures import Images, Segments
-from thingstuff.weights import panoptic_fcn_from_authors
 
 HEADS = of_largest(1e-4)
 SCORES = within(1e-5)

@@ -18,7 +18,7 @@ from panoptic_fcn_case import (
 from panoptic_fcn_training import Training
 from torch import Tensor
 
-from thingstuff.weights import panoptic_fcn_from_authors
+from thingstuff.panoptic_fcn_weights import panoptic_fcn_from_authors
 
 
 @dataclass(frozen=True)
