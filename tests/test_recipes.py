@@ -183,3 +183,14 @@ def test_the_command_lists_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [cell for cell in lines["scratch"] if cell != "│"][-7:] == ["-"] * 7
     assert "47.5‡" in shown
     assert "none measured by this project" in shown
+
+
+def test_a_bgr_backbone_gets_the_means_the_authors_trained_with() -> None:
+    swapped = [123.675, 116.28, 103.53]
+    bgr = {"preprocess.channel_order": "BGR", "preprocess.mean": swapped[::-1]}
+    recipe = RECIPES["panoptic-fcn-r50-1x"](PreprocessConfig(channel_order="BGR", mean=(103.53, 116.28, 123.675)))
+    assert recipe.model["preprocess.mean"] == swapped
+    assert "preprocess.mean" not in RECIPES["panoptic-fcn-r50-1x"](SIZE).model
+    assert "preprocess.mean" not in RECIPES["fine-tune"](PreprocessConfig(channel_order="BGR")).model
+    # what the user says goes before both
+    assert list(made("panoptic-fcn-r50-1x", **bgr).model.preprocess.mean) == swapped[::-1]

@@ -15,11 +15,12 @@ from thingstuff.models import create
 from thingstuff.models.base import PanopticModel
 from thingstuff.models.panoptic_fcn import PanopticFCNConfig
 from thingstuff.panoptic import Categories
+from thingstuff.recipes.panoptic_fcn import AUTHORS_MEAN
 from thingstuff.weights import Rules, renamed
 
 AUTHORS_SETTINGS: Mapping[str, Any] = {
     "preprocess.channel_order": "BGR",
-    "preprocess.mean": (123.675, 116.28, 103.53),  # red's mean on blue and blue's on red, as they were trained
+    "preprocess.mean": AUTHORS_MEAN,
     "preprocess.std": (1, 1, 1),
     "backbone.stride_in_1x1": True,
     "unlabelled": "negative",

@@ -22,15 +22,15 @@ from thingstuff.recipes.panoptic_fpn import panoptic_fpn_recipe
 __all__ = ["RECIPES", "Recipe", "default_recipe", "fits", "model_of", "recipe_for"]
 
 
-def _variant(variant: Variant, _: PreprocessConfig) -> Recipe:
-    return variant_recipe(variant)
+def _variant(variant: Variant, size: PreprocessConfig) -> Recipe:
+    return variant_recipe(variant, size)
 
 
 RECIPES: dict[str, Callable[[PreprocessConfig], Recipe]] = {
     "scratch": lambda size: Recipe(scratch(size), about="a small model without pretrained weights"),
     "fine-tune": lambda size: Recipe(fine_tune(size), about="your own pictures, from pretrained weights"),
-    "panoptic-fcn-1x": lambda _: schedule_recipe("1x"),
-    "panoptic-fcn-3x": lambda _: schedule_recipe("3x"),
+    "panoptic-fcn-1x": lambda size: schedule_recipe("1x", size),
+    "panoptic-fcn-3x": lambda size: schedule_recipe("3x", size),
     **{name: partial(_variant, variant) for name, variant in VARIANTS.items()},
     "panoptic-fpn-r50-1x": lambda _: panoptic_fpn_recipe("1x", "ResNet-50, 12 epochs"),
     "panoptic-fpn-r50-3x": lambda _: panoptic_fpn_recipe("3x", "ResNet-50, 37 epochs"),
@@ -45,7 +45,7 @@ RECIPES: dict[str, Callable[[PreprocessConfig], Recipe]] = {
     "detr-two-step": lambda _: detr_recipe(detr_paper_boxes(), detr_paper_masks(), "the paper's two steps"),
     "detr-joint": lambda _: detr_recipe(detr_paper_joint(), about="boxes and masks at once"),
 }
-"""Name -> function of the model's size rule."""
+"""Name -> function of how the model sees pictures."""
 
 
 def model_of(name: str) -> str | None:

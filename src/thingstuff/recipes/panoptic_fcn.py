@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thingstuff.data.transforms import AugmentConfig
+from thingstuff.models.base import PreprocessConfig
 from thingstuff.optim import OptimConfig
 from thingstuff.recipes.base import Recipe, shared
 from thingstuff.training import TrainConfig
@@ -12,6 +13,8 @@ from thingstuff.training import TrainConfig
 PAPER_STEPS = {"1x": 90_000, "2x": 180_000, "3x": 270_000}
 AUTHORS_MODEL = {"unlabelled": "negative", "stuff_area_relative": False}
 """Settings in which the authors' Panoptic FCN differs from the default, which is for one's own pictures."""
+AUTHORS_MEAN = (123.675, 116.28, 103.53)
+"""Subtracted from blue, green and red in the authors' code: red's mean from blue, and the other way round."""
 FAST = {"thing_threshold": 0.2, "stuff_threshold": 0.1}
 """The FAST variants: fewer candidates; the training is the same."""
 STAR = {"encoder_deformable": True, "encoder_channels": 256}
@@ -96,12 +99,17 @@ def panoptic_fcn_paper(schedule: str = "1x", batch_size: int = 16, augment: Augm
     )
 
 
-def variant_recipe(variant: Variant) -> Recipe:
-    """Return a variant's recipe with the authors' 16 pictures a step shared by the processes there are."""
+def variant_recipe(variant: Variant, size: PreprocessConfig) -> Recipe:
+    """Return a variant's recipe with the authors' 16 pictures a step shared by the processes there are.
+
+    Where the backbone wants BGR pictures, as MSRA's does, they get the means that the authors trained with.
+    """
     train = panoptic_fcn_paper(variant.schedule, augment=variant.augment)
-    return Recipe(shared(train), {**AUTHORS_MODEL, **variant.model}, variant.model_name, about=variant.about)
+    means = {"preprocess.mean": list(AUTHORS_MEAN)} if size.channel_order == "BGR" else {}
+    settings = {**AUTHORS_MODEL, **means, **variant.model}
+    return Recipe(shared(train), settings, variant.model_name, about=variant.about)
 
 
-def schedule_recipe(schedule: str) -> Recipe:
+def schedule_recipe(schedule: str, size: PreprocessConfig) -> Recipe:
     """Return the authors' schedule for any Panoptic FCN."""
-    return variant_recipe(Variant(f"the authors' {schedule} schedule for any Panoptic FCN", schedule))
+    return variant_recipe(Variant(f"the authors' {schedule} schedule for any Panoptic FCN", schedule), size)
