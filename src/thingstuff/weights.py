@@ -54,8 +54,10 @@ def read_state(path: Path) -> dict[str, Any]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 -- a broken file raises one of many kinds, all mean the same to its owner
         text = _ESCAPE_CODE.sub("", str(error)).strip()
-        told = text and not isinstance(error, LookupError)  # whose text is a key of the reader's own
-        reason = text.splitlines()[0] if told else "it is no file of PyTorch, or a broken one"
+        # the first text is a key of the reader's own; the second advises to run what the file holds
+        told = text and not isinstance(error, LookupError) and "weights_only" not in text
+        unknown = "it is no file of PyTorch, a broken one, or holds more than tensors and plain values"
+        reason = text.splitlines()[0] if told else unknown
         raise InputError(
             f"{path} cannot be read as weights ({reason}); give a .safetensors or .pth of tensors"
         ) from None
