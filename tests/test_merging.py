@@ -13,6 +13,7 @@ from thingstuff import merging
 from thingstuff.boxes import boxes_of_masks
 from thingstuff.merging import (
     ThingsFirst,
+    accepted_things,
     instances,
     merge_by_argmax,
     merge_by_argmax_as_released,
@@ -144,12 +145,67 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ThingsFirst(stuff_area=5.0)
     whole = merge_things_first(on_canvas(), CATEGORIES, settings)
     probabilities = semantic_probabilities(on_canvas(), CATEGORIES)
-    monkeypatch.setattr(merging, "CHUNK_PIXELS", 1)
+    for limit in ("CHUNK_PIXELS", "STUFF_PIXELS", "BAND_ROWS", "BLOCK_COLUMNS"):
+        monkeypatch.setattr(merging, limit, 1)
     parts = merge_things_first(on_canvas(), CATEGORIES, settings)
     assert len(whole.segments) > 2
     assert (whole.ids == parts.ids).all()
     assert whole.segments == parts.segments
     assert torch.equal(semantic_probabilities(on_canvas(), CATEGORIES), probabilities)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(8))
+def test_asking_all_things_at_once_is_asking_one_after_the_other(seed: int, overlap: float) -> None:
+    random = np.random.default_rng(seed)
+    patterns = np.unique(random.random((60, 30)) < random.choice([0.1, 0.3, 0.6]), axis=0)
+    counts = random.integers(1, 9, len(patterns))
+    areas = counts @ patterns + random.integers(0, 12, 30)
+    patterns[:, 5], areas[5] = False, 0  # an empty mask
+    stays, taken = [], np.zeros(len(patterns), dtype=bool)
+    for mine, area in zip(patterns.T, areas, strict=True):
+        stays.append(bool(area > 0 and counts[mine & taken].sum() / area <= overlap))
+        taken |= mine & stays[-1]
+    assert accepted_things(areas, patterns, counts, overlap).tolist() == stays
+    assert 0 < sum(stays) < 30
+
+
+def test_a_chain_of_things_takes_as_many_rounds_as_it_is_long() -> None:
+    """Each hides the next one wholly, so every second stays."""
+    patterns = np.array([[i in (j, j + 1) for i in range(60)] for j in range(59)])
+    areas, counts = np.array([4, *[8] * 58, 4]), np.full(59, 4)
+    assert accepted_things(areas, patterns, counts, 0.4).tolist() == [i % 2 == 0 for i in range(60)]
+
+
+def test_many_things_on_a_canvas_are_what_whole_masks_give() -> None:
+    """More than the bits of two numbers; masks are brought to picture size in bands, of those that reach a band."""
+    random = torch.Generator().manual_seed(4)
+    y, x = torch.meshgrid(torch.linspace(0, 1, 40), torch.linspace(0, 1, 48), indexing="ij")
+    middle, radius = torch.rand(2, 70, 1, 1, generator=random), 0.03 + 0.2 * torch.rand(70, 1, 1, generator=random)
+    masks = torch.sigmoid(6 - 6 * ((y - middle[0]) ** 2 + (x - middle[1]) ** 2) / radius**2)
+    frame = Frame((160, 192), (150, 187), (211, 263))
+    labels, scores = [CAR, DOG] * 35, torch.linspace(0.99, 0.3, 70).tolist()
+    result = merge_things_first(segments(masks, labels, scores, frame), CATEGORIES, ThingsFirst())
+    ids, sources = np.zeros((211, 263), dtype=int), []
+    for row, mask in enumerate((frame.restore(masks) > 0.4).numpy()):
+        if mask.any() and (mask & (ids > 0)).sum() / mask.sum() <= 0.5:
+            sources.append(row)
+            ids[mask & (ids == 0)] = len(sources)
+    assert (result.ids == ids).all()
+    assert [s.source for s in result.segments] == sources
+    assert 10 < len(sources) < 60
+
+
+def test_axes_are_the_two_resizes() -> None:
+    maps = torch.rand(3, 40, 48, generator=torch.Generator().manual_seed(0))
+    for original in ((211, 263), (50, 61), (150, 187)):
+        frame = Frame((160, 192), (150, 187), original)
+        rows, columns = frame.axes(maps)
+        torch.testing.assert_close(rows.weights @ maps @ columns.weights.T, frame.restore(maps))
+        for axis in (rows, columns):
+            read = axis.cells(7, 23)
+            assert not axis.weights[7:23, : read.start].any()
+            assert not axis.weights[7:23, read.stop :].any()
 
 
 def test_instances_are_all_scored_things_before_they_compete() -> None:

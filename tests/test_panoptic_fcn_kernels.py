@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from panoptic_fcn_plain import PlainRules, crafted_maps, plain_panoptic, plain_regions_of, plain_things
+from thingstuff.models import create
+from thingstuff.models.panoptic_fcn import PanopticFCNOutput
 from thingstuff.models.panoptic_fcn_kernels import (
     Kernels,
     concatenate,
@@ -15,6 +18,8 @@ from thingstuff.models.panoptic_fcn_kernels import (
     stuff_regions,
     thing_peaks,
 )
+from thingstuff.panoptic import Categories
+from thingstuff.structures import Images
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -151,3 +156,42 @@ def test_nothing_fuses_to_nothing() -> None:
     for fused in (fuse_things(nothing, 0.9), fuse_stuff(nothing), concatenate([nothing, nothing])):
         assert fused.vectors.shape == (0, 3)
         assert len(fused.labels) == len(fused.scores) == 0
+
+
+def test_all_after_the_network_is_the_plain_formula_s() -> None:
+    torch.manual_seed(0)
+    maps, rules = crafted_maps((256, 320), 12, 4, (8, 6), (32, 16)), PlainRules(stuff_area=500)
+    for i, smoothing in enumerate((3, 3, 3, 5, 5)):
+        for found, plain in (
+            (
+                thing_peaks(maps.centres[i], maps.kernels[i], smoothing, 50, 0.05),
+                plain_things(maps.centres[i], maps.kernels[i], smoothing, rules),
+            ),
+            (
+                stuff_regions(maps.regions[i], maps.kernels[i], 0.05),
+                plain_regions_of(maps.regions[i], maps.kernels[i], 0.05),
+            ),
+        ):
+            torch.testing.assert_close(found.vectors, plain[0])
+            assert found.labels.tolist() == plain[1].tolist()
+            torch.testing.assert_close(found.scores, plain[2])
+    names = tuple(f"c{i}" for i in range(13))
+    categories = Categories(names, tuple(i < 8 for i in range(13)), tuple(range(1, 14)))
+    changes = {"backbone.weights": "none", "kernel_channels": 32, "encoder_channels": 16, "stuff_area": 500}
+    model = create("panoptic-fcn-r50", categories, stuff_area_relative=False, fpn_channels=32, **changes).eval()
+    with torch.no_grad():
+        for layer, given in (
+            (model.thing_embedding, maps.thing_embedding),
+            (model.stuff_embedding, maps.stuff_embedding),
+        ):
+            layer.weight.copy_(given[0])
+            layer.bias.copy_(given[1])
+        images = Images(torch.zeros(1, 3, 256, 320), ((250, 310),), ((333, 413),))
+        levels = (tuple(t[None] for t in part) for part in (maps.centres, maps.regions, maps.kernels))
+        output = PanopticFCNOutput(*levels, maps.feature[None])
+        result = model.merge(model.segments(output, images)[0])
+    ids, rows = plain_panoptic(maps, (250, 310), (333, 413), rules)
+    assert [(s.id, s.label) for s in result.segments] == [(i, c if thing else 7 + c) for i, thing, c in rows]
+    assert (torch.from_numpy(result.ids) != ids).sum() <= 2
+    assert sum(thing for _, thing, _ in rows) > 5
+    assert sum(not thing for _, thing, _ in rows) > 1

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panoptic_fcn_plain import crafted_picture, plain_targets
 from thingstuff.boxes import boxes_of_masks
 from thingstuff.models.panoptic_fcn_targets import (
     TargetSettings,
@@ -240,3 +241,44 @@ def test_maps_go_to_a_level_and_nothing_stays_nothing() -> None:
     maps = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(to_level(maps, (4, 4)), F.interpolate(maps, (4, 4), mode="bilinear"))
     assert to_level(maps[:, :0], (4, 4)).shape == (2, 0, 4, 4)
+
+
+def test_targets_are_the_plain_formula_s() -> None:
+    torch.manual_seed(0)
+    pictures = [crafted_picture((120, 150), count, 2, (2, 3)) for count in (9, 14)]
+    batch = []
+    for picture in pictures:
+        stuff = torch.stack([picture.regions == c for c in (1, 2)])
+        labels = torch.cat([torch.tensor([DISC, BOX])[picture.classes], torch.tensor([SKY, GROUND])])
+        boxes, crowd = torch.cat([picture.boxes, torch.zeros(2, 4)]), torch.zeros(len(labels), dtype=torch.bool)
+        batch.append(Target(torch.cat([picture.masks, stuff]), labels, boxes, crowd, picture.regions == 255))
+    masks = mask_targets(batch, CATEGORIES, CANVAS, AUTHORS)
+    levels = level_targets(masks, SHAPES, CANVAS, AUTHORS)
+    for b, expected in enumerate(plain_targets(pictures, CANVAS, SHAPES, 2, 3)):
+        for level, plain in zip(levels, expected, strict=True):
+            mine = level.picture == b
+            assert level.label[mine].tolist() == plain.classes
+            assert level.cell[mine].tolist() == [list(cell) for cell in plain.cells]
+            torch.testing.assert_close(level.centres[b], plain.centres)
+            torch.testing.assert_close(level.regions[b], plain.regions)
+            torch.testing.assert_close(masks.things[b][level.instance[mine]], plain.masks[: len(plain.classes)])
+            torch.testing.assert_close(masks.regions[b, plain.present], plain.stuff_masks)
+    assert sum(len(level.picture) for level in levels) > 10
+
+
+def test_two_crowds_of_a_class_and_two_masks_of_a_stuff_are_united() -> None:
+    picture = target(
+        [(DISC, 0, 0, 40, 40), (DISC, 20, 20, 80, 60), (SKY, 0, 80, 50, 120), (SKY, 90, 80, 150, 120)], (0, 1)
+    )
+    found = mask_targets([picture], CATEGORIES, CANVAS, IGNORED)
+    torch.testing.assert_close(found.crowds[0, :1], reduced(picture.masks[:2].any(0, keepdim=True), CANVAS))
+    torch.testing.assert_close(found.regions[0, 1:2], reduced(picture.masks[2:].any(0, keepdim=True), CANVAS))
+    assert found.present.tolist() == [[True, True, False]]
+    assert found.crowded.tolist() == [[True, False]]
+
+
+def test_gaussians_of_one_map_are_its_maximum() -> None:
+    cells, radii, rows = torch.tensor([[3, 4], [4, 6], [7, 2]]), torch.tensor([2, 3, 5]), torch.tensor([1, 1, 2])
+    single = gaussian_maps(cells, radii, (8, 10))
+    drawn = gaussian_maps(cells, radii, (8, 10), rows=rows, count=4)
+    assert torch.equal(drawn, torch.stack([torch.zeros(8, 10), single[:2].amax(0), single[2], torch.zeros(8, 10)]))

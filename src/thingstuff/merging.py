@@ -16,6 +16,12 @@ from thingstuff.structures import Frame, Segments, Size
 
 CHUNK_PIXELS = 64_000_000
 """Most mask values that are resized at once: bounds the memory of a picture with many segments."""
+STUFF_PIXELS = 4_000_000
+"""The same where stuff competes."""
+BAND_ROWS, BLOCK_COLUMNS = 32, 64
+"""Pixels that are made at once when things are merged; small blocks read few cells besides their own."""
+PLANE = 24
+"""Things whose set one fp32 number tells exactly, a bit for each."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,10 @@ class Instances:
     scores: Float[Tensor, "N"]
 
 
-def _restore_in_chunks(segments: Segments) -> Iterator[Tensor]:
+def _restore_in_chunks(segments: Segments, pixels: int | None = None) -> Iterator[Tensor]:
     H, W = segments.frame.original
     canvas = segments.frame.canvas
-    rows = max(1, CHUNK_PIXELS // max(H * W, canvas[0] * canvas[1]))
+    rows = max(1, (pixels or CHUNK_PIXELS) // max(H * W, canvas[0] * canvas[1]))
     for start in range(0, len(segments), rows):
         yield segments.frame.restore(segments.masks[start : start + rows])
 
@@ -76,57 +82,170 @@ def merge_things_first(segments: Segments, categories: Categories, settings: Thi
 
     Masks are probabilities, things stand in falling score and stuff in ascending label with `VOID` first.
     """
-    size = segments.frame.original
     is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
     kept = (is_thing & (segments.scores >= settings.thing_score)).nonzero()[:, 0]
-    ids = np.zeros(size, dtype=np.int32)
+    stuff = (~is_thing).nonzero()[:, 0]
+    labels, scores = segments.labels.tolist(), segments.scores.tolist()
     found: list[Segment] = []
-    _paste_things(segments, kept, settings, ids, found)
-    _fill_stuff(segments, (~is_thing).nonzero()[:, 0], settings, ids, found)
+    covered = _covered(segments.pick(kept), settings.mask_threshold)
+    accepted = accepted_things(covered.areas, covered.patterns, covered.counts, settings.overlap)
+    for row in kept.cpu().numpy()[accepted]:
+        found.append(Segment(len(found) + 1, labels[row], 0, scores[row], source=int(row)))
+    ids = _pasted(covered, accepted)
+    winner = _best_of_stuff(segments.pick(stuff))
+    winner[ids > 0] = 0
+    areas = np.bincount(winner.reshape(-1), minlength=len(stuff) + 1)
+    id_of = np.zeros(len(stuff) + 1, dtype=np.int32)
+    for position, row in enumerate(stuff.tolist(), start=1):
+        if labels[row] != VOID and areas[position] >= max(settings.stuff_area, 1):
+            found.append(Segment(len(found) + 1, labels[row], 0, scores[row], source=row))
+            id_of[position] = len(found)
+    ids += id_of[winner]
     areas = np.bincount(ids.reshape(-1), minlength=len(found) + 1)
     final = tuple(Segment(s.id, s.label, int(areas[s.id]), s.score, source=s.source) for s in found)
     return Panoptic(ids, final, categories)
 
 
-def _paste_things(
-    segments: Segments, rows: Tensor, settings: ThingsFirst, ids: np.ndarray, found: list[Segment]
-) -> None:
-    index = 0
-    labels, scores = segments.labels.tolist(), segments.scores.tolist()
-    for chunk in _restore_in_chunks(segments.pick(rows)):
-        for mask in (chunk > settings.mask_threshold).cpu().numpy():
-            row = int(rows[index])
-            index += 1
-            area = int(mask.sum())
-            taken = int((mask & (ids > 0)).sum())
-            if area == 0 or taken / area > settings.overlap:
-                continue
-            found.append(Segment(len(found) + 1, labels[row], 0, scores[row], source=row))
-            ids[mask & (ids == 0)] = len(found)
+# ---- things first, band by band
 
 
-def _fill_stuff(segments: Segments, rows: Tensor, settings: ThingsFirst, ids: np.ndarray, found: list[Segment]) -> None:
-    best, winner = _best_of_stuff(segments.pick(rows), segments.frame.original)
-    labels, scores = segments.labels[rows].tolist(), segments.scores[rows].tolist()
-    winner[(best <= 0) | (ids > 0)] = -1  # where every probability is 0 no stuff is there
-    areas = np.bincount(winner.reshape(-1) + 1, minlength=len(labels) + 1)[1:]
-    for position, label in enumerate(labels):
-        if label == VOID or areas[position] < max(settings.stuff_area, 1):
+def _bands(segments: Segments, above: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Restore masks band by band: (pixel rows, which segments, their values [n, rows, W]).
+
+    A segment is left out of the bands where none of its values can be above a limit: bilinear values lie between those
+    of their cells. Resizing is two products with banded matrices, block by block; nothing larger than a band is made.
+    """
+    rows, columns = segments.frame.axes(segments.masks)
+    reaches = (segments.masks > above).any(2)
+    first = reaches.int().argmax(1)
+    last = (reaches.shape[1] - 1 - reaches.flip(1).int().argmax(1)).masked_fill(~reaches.any(1), -1)
+    for start in range(0, len(rows), BAND_ROWS):
+        stop = min(len(rows), start + BAND_ROWS)
+        cells = rows.cells(start, stop)
+        chosen = ((first < cells.stop) & (last >= cells.start)).nonzero()[:, 0]
+        if not len(chosen):
             continue
-        found.append(Segment(len(found) + 1, label, 0, scores[position], source=int(rows[position])))
-        ids[winner == position] = len(found)
+        wide = torch.matmul(rows.weights[start:stop, cells], segments.masks[chosen, cells].float()).flatten(0, 1)
+        values = wide.new_empty((len(wide), len(columns)))
+        for left in range(0, len(columns), BLOCK_COLUMNS):
+            right = min(len(columns), left + BLOCK_COLUMNS)
+            reads = columns.cells(left, right)
+            torch.mm(wide[:, reads], columns.weights[left:right, reads].T, out=values[:, left:right])
+        yield slice(start, stop), chosen, values.view(len(chosen), stop - start, -1)
 
 
-def _best_of_stuff(stuff: Segments, size: Size) -> tuple[np.ndarray, np.ndarray]:
-    """Return the highest probability of each pixel and its row; the first row wins a tie."""
-    best, winner = np.zeros(size, dtype=np.float32), np.zeros(size, dtype=np.int64)
+@dataclass(frozen=True)
+class _Covered:
+    """Which things cover which pixels (N things, K pixels that several cover, U different sets of things there)."""
+
+    areas: npt.NDArray[np.int64]
+    """[N] pixels of each thing's mask."""
+    only: npt.NDArray[np.int32]
+    """[H, W] the one thing that covers a pixel, counted from 1; 0 where none or several do."""
+    shared: npt.NDArray[np.int64]
+    """[K] flat positions of the pixels that several cover."""
+    pattern: npt.NDArray[np.int64]
+    """[K] which of the sets."""
+    patterns: npt.NDArray[np.bool_]
+    """[U, N] the things of each set."""
+    counts: npt.NDArray[np.int64]
+    """[U] its pixels."""
+
+
+def _covered(things: Segments, threshold: float) -> _Covered:
+    """Restore the things' masks and note what covers each pixel: the thing where it is one, a set where several do."""
+    N, (H, W), device = len(things), things.frame.original, things.masks.device
+    codes = _codes(N, device)
+    areas = torch.zeros(N, dtype=torch.long, device=device)
+    only = torch.zeros((H, W), dtype=torch.int32, device=device)
+    places, planes = [areas.new_zeros(0)], [areas.new_zeros((len(codes) - 2, 0))]
+    for rows, chosen, values in _bands(things, threshold):
+        inside = values.gt_(threshold).flatten(1)
+        areas[chosen] += inside.sum(1).long()
+        sums = codes[:, chosen] @ inside  # exact: whole numbers below 2^24
+        shared = (sums[0] > 1).nonzero()[:, 0]
+        only[rows] = (sums[1] * (sums[0] == 1)).view(-1, W).int()
+        places.append(shared + rows.start * W)
+        planes.append(sums[2:, shared].long())
+    patterns, pattern, counts = _different(torch.cat(planes, dim=1))
+    bits = torch.arange(PLANE, device=device)
+    members = ((patterns[:, None] >> bits[:, None]) & 1).flatten(0, 1)[:N].T.bool()
+    return _Covered(*(t.cpu().numpy() for t in (areas, only, torch.cat(places), pattern, members, counts)))
+
+
+def _codes(count: int, device: torch.device) -> Float[Tensor, "codes N"]:
+    """Return rows whose sums over a pixel's things are their number, their places from 1, and sets of bits."""
+    place = torch.arange(count, device=device)
+    plane = torch.arange(-(-count // PLANE), device=device)[:, None]
+    bits = torch.where(place // PLANE == plane, 2.0 ** (place % PLANE), 0.0)
+    return torch.cat([torch.ones((1, count), device=device), place[None] + 1.0, bits])
+
+
+def _different(planes: Int[Tensor, "planes K"]) -> tuple[Int[Tensor, "planes U"], Int[Tensor, "K"], Int[Tensor, "U"]]:
+    """Return the different columns, which of them each column is, and how often each occurs."""
+    code = planes.new_zeros(planes.shape[1])
+    for plane in planes:
+        code = torch.unique((code << PLANE) + plane, return_inverse=True)[1]
+    counts = torch.bincount(code)
+    different = planes.new_zeros((len(planes), len(counts)))
+    different[:, code] = planes
+    return different, code, counts
+
+
+def accepted_things(
+    areas: npt.NDArray[np.int64], patterns: npt.NDArray[np.bool_], counts: npt.NDArray[np.int64], overlap: float
+) -> npt.NDArray[np.bool_]:
+    """Return which of N things stay: those of whose pixels at most a share `overlap` belongs to earlier ones that stay.
+
+    `areas` [N] are their pixels; `patterns` [U, N] the sets of things that share pixels, `counts` [U] how many. Whether
+    a thing stays hangs on earlier ones alone, so each round of asking all at once settles one more, and the answer
+    that no longer changes is that of asking them one after the other; mostly it takes two or three rounds.
+    """
+    accepted = areas > 0
+    while True:
+        owner = _owners(patterns, accepted)
+        taken = counts @ (patterns & (owner[:, None] < np.arange(len(areas))))
+        stays = (areas > 0) & (taken / np.maximum(areas, 1) <= overlap)
+        if (stays == accepted).all():
+            return stays
+        accepted = stays
+
+
+def _owners(patterns: npt.NDArray[np.bool_], accepted: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return the first thing of each set that stays; their number where none does."""
+    none = np.ones((len(patterns), 1), dtype=bool)
+    first: npt.NDArray[np.int64] = np.concatenate([patterns & accepted, none], axis=1).argmax(axis=1)
+    return first
+
+
+def _pasted(covered: _Covered, accepted: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """Return the ids of the accepted things, 1, 2, ... in their order, where each lies before the later ones."""
+    id_of = np.zeros(len(accepted) + 1, dtype=np.int32)
+    id_of[:-1][accepted] = np.arange(1, accepted.sum() + 1)
+    ids = np.concatenate([id_of[-1:], id_of[:-1]])[covered.only]
+    ids.reshape(-1)[covered.shared] = id_of[_owners(covered.patterns, accepted)][covered.pattern]
+    return ids
+
+
+def _best_of_stuff(stuff: Segments) -> npt.NDArray[np.int16]:
+    """Return the row of each pixel's highest probability, counted from 1; the first wins a tie, 0 where all are 0.
+
+    Sure probabilities differ by their last bits alone, so they are resized by torch's own roundings, not in bands.
+    """
+    best = stuff.masks.new_zeros(stuff.frame.original)
+    winner = torch.zeros_like(best, dtype=torch.int16)
+    falling = torch.arange(len(stuff), 0, -1.0, device=winner.device)[:, None, None]
     start = 0
-    for chunk in _restore_in_chunks(stuff):
-        value, row = (t.cpu().numpy() for t in chunk.float().max(dim=0))
-        better = value > best
-        best[better], winner[better] = value[better], row[better] + start
+    for chunk in _restore_in_chunks(stuff, STUFF_PIXELS):
+        highest = chunk.amax(0)
+        first = chunk.eq_(highest).mul_(falling[start : start + len(chunk)]).amax(0)  # max(0) is far slower
+        winner = torch.where(highest > best, (len(stuff) + 1 - first).to(torch.int16), winner)
+        best = torch.maximum(best, highest)
         start += len(chunk)
-    return best, winner
+    return winner.cpu().numpy()
+
+
+# ---- by argmax
 
 
 def merge_by_argmax(segments: Segments, categories: Categories, min_area: int) -> Panoptic:

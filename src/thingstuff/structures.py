@@ -41,6 +41,38 @@ class Frame:
             maps = F.interpolate(maps, target, mode="bilinear", align_corners=False)
         return maps[0]
 
+    def axes(self, maps: Tensor) -> "tuple[Axis, Axis]":
+        """Return how `restore` makes a picture's rows and columns of those of maps of that shape, [..., h, w]."""
+        sides = zip(maps.shape[-2:], self.canvas, self.size, self.original, strict=True)
+        height, width = (_axis(*side, maps.device) for side in sides)
+        return height, width
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Resizing along one axis as a banded matrix: `weights`, and the first and last cell that each pixel reads."""
+
+    weights: Float[Tensor, "pixels cells"]
+    first: tuple[int, ...]
+    last: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def cells(self, start: int, stop: int) -> slice:
+        """Return the cells that a range of pixels reads."""
+        return slice(self.first[start], self.last[stop - 1] + 1)
+
+
+def _axis(cells: int, canvas: int, size: int, original: int, device: torch.device) -> Axis:
+    weights = torch.eye(cells, device=device)[None, None]  # what resizing makes of each cell alone
+    weights = F.interpolate(weights, (canvas, cells), mode="bilinear", align_corners=False)[:, :, :size]
+    if original != size:
+        weights = F.interpolate(weights, (original, cells), mode="bilinear", align_corners=False)
+    reads = (weights[0, 0] > 0).to(torch.uint8)
+    last = cells - 1 - reads.flip(1).argmax(1)
+    return Axis(weights[0, 0], tuple(reads.argmax(1).tolist()), tuple(last.tolist()))
+
 
 @dataclass(frozen=True)
 class Images:

@@ -281,6 +281,8 @@ def _shape(maps: Tensor) -> Size:
 
 def _kernel_maps(output: PanopticFCNOutput, b: int) -> list[Float[Tensor, "_ h w"]]:
     """Return one picture's kernel map of each level, the views' channels one after the other."""
+    if not output.mirrored:
+        return [maps[b] for maps in output.kernels]
     return [torch.cat([maps[b] for maps in level]) for level in zip(*(v.kernels for v in output.views), strict=True)]
 
 

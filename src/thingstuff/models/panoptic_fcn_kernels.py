@@ -41,16 +41,15 @@ def thing_peaks(
     The probabilities are averaged with their local mean, kept where they are a 3x3 maximum of their class, and the
     best `limit` above `threshold` taken; `smoothing` is the window of the mean, zeros at the border counted.
     """
-    if centres.shape[0] == 0:
+    present = (centres.flatten(1).amax(1).sigmoid() > threshold).nonzero()[:, 0]  # no mean is above its maximum
+    if len(present) == 0:
         return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
-    p = centres.sigmoid()
+    p = centres[present].sigmoid()
     p = (p + F.avg_pool2d(p[None], smoothing, stride=1, padding=smoothing // 2)[0]) / 2
-    p = p * (F.max_pool2d(p[None], 3, stride=1, padding=1)[0] == p)
-    per_class, cells = p.flatten(1).topk(min(p[0].numel(), limit), dim=1)
-    scores, best = per_class.flatten().topk(per_class.shape[1])
-    labels, cells = best // per_class.shape[1], cells.flatten()[best]
-    keep = scores > threshold
-    return Kernels(kernels.flatten(1)[:, cells[keep]].T, labels[keep], scores[keep])
+    peaks = ((F.max_pool2d(p[None], 3, stride=1, padding=1)[0] == p) & (p > threshold)).flatten().nonzero()[:, 0]
+    scores, best = p.flatten()[peaks].topk(min(len(peaks), limit, p[0].numel()))
+    cells = peaks[best] % p[0].numel()
+    return Kernels(kernels.flatten(1)[:, cells].T, present[peaks[best] // p[0].numel()], scores)
 
 
 def stuff_regions(regions: Float[Tensor, "R h w"], kernels: Float[Tensor, "K h w"], threshold: float) -> Kernels:
@@ -61,11 +60,12 @@ def stuff_regions(regions: Float[Tensor, "R h w"], kernels: Float[Tensor, "K h w
     """
     if regions.shape[0] == 0:
         return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
-    p = regions.sigmoid()
-    support = F.one_hot(p.argmax(0), len(p)).permute(2, 0, 1).to(p.dtype)
-    scores = (p * support).flatten(1).sum(1) / support.flatten(1).sum(1).clamp(min=1e-6)
+    p, owner = regions.sigmoid().flatten(1).max(0)
+    cells = owner.bincount(minlength=len(regions))
+    scores = p.new_zeros(len(regions)).index_add_(0, owner, p) / cells.clamp(min=1)
     labels = (scores > threshold).nonzero()[:, 0]
-    return Kernels(pooled(support[labels], kernels), labels, scores[labels])
+    support = (owner == labels[:, None]).to(p.dtype).view(-1, *regions.shape[1:])
+    return Kernels(pooled(support, kernels), labels, scores[labels])
 
 
 def pooled(support: Float[Tensor, "N h w"], kernels: Float[Tensor, "K h w"]) -> Float[Tensor, "N K"]:
@@ -86,7 +86,7 @@ def fuse_things(things: Kernels, similarity: float, class_aware: bool = True, co
     """
     vectors = things.vectors[:, :compared]
     unit = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
-    match = (unit @ unit.T) >= similarity
+    match = (unit @ unit.T) >= min(similarity, 1 - 1e-6)  # the cosine of identical kernels may round to less than 1
     if class_aware:
         match &= things.labels[:, None] == things.labels
     match.fill_diagonal_(True)  # a kernel of length zero is its own

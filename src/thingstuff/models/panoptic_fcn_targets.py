@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from thingstuff.panoptic import Categories
@@ -49,6 +49,10 @@ class MaskTargets:
     valid: Float[Tensor, "B H W"]
     crowds: Float[Tensor, "B T H W"]
     """Where crowds lie, by thing class."""
+    present: Bool[Tensor, "B R"]
+    """Which regions a picture has; the others' maps are zero."""
+    crowded: Bool[Tensor, "B T"]
+    """Which classes have crowds."""
 
 
 @dataclass(frozen=True)
@@ -69,53 +73,110 @@ class TargetSettings:
     """Leave unlabelled pixels and crowds out of the losses instead of taking them as negatives."""
 
 
-def reduced(maps: Float[Tensor, "N h w"], canvas: Size) -> Float[Tensor, "N H W"]:
+@dataclass(frozen=True)
+class _Samples:
+    """The four pixels that each stride-4 cell reads of a picture's maps (bilinear, no antialias), and their weights."""
+
+    pixels: Shaped[Tensor, "N 2 _h 2 _w"]
+    rows: Float[Tensor, "2 _h 1"]
+    columns: Float[Tensor, "2 _w"]
+
+    def reduced(self, pixels: Shaped[Tensor, "M 2 _h 2 _w"], canvas: Size) -> Float[Tensor, "M H W"]:
+        """Reduce maps given by their pixels to stride 4, in the top left of the padded canvas."""
+        small = self.rows.new_zeros((len(pixels), canvas[0] // STRIDE, canvas[1] // STRIDE))
+        inside = small[:, : self.rows.shape[1], : self.columns.shape[1]]
+        for row, side in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            inside.addcmul_(pixels[:, row, :, side].float(), self.rows[row] * self.columns[side])
+        return small
+
+
+def _samples(maps: Shaped[Tensor, "N h w"]) -> _Samples:
+    (rows, row_weights), (columns, column_weights) = (_reads(side, maps.device) for side in maps.shape[1:])
+    pixels = maps.index_select(1, rows.flatten())
+    pixels = pixels.gather(2, columns.flatten().expand(*pixels.shape[:2], -1))  # index_select is slow along the last
+    pixels = pixels.view(len(maps), *rows.shape, *columns.shape)
+    return _Samples(pixels, row_weights[..., None], column_weights)
+
+
+def _reads(side: int, device: torch.device) -> tuple[Int[Tensor, "2 cells"], Float[Tensor, "2 cells"]]:
+    """Return the two pixels that each stride-4 cell reads along a side, and their weights, as `F.interpolate` does."""
+    cells = max(1, int(side / STRIDE + 0.5))
+    place = torch.arange(cells, device=device, dtype=torch.float32)
+    place = ((place + 0.5) * torch.tensor(side / cells, dtype=torch.float32) - 0.5).clamp(min=0)
+    first = place.long()
+    beyond = place - first
+    return torch.stack([first, (first + 1).clamp(max=side - 1)]), torch.stack([1 - beyond, beyond])
+
+
+def reduced(maps: Shaped[Tensor, "N h w"], canvas: Size) -> Float[Tensor, "N H W"]:
     """Reduce maps of a picture to stride 4 (bilinear, no antialias) in the top left of the padded canvas."""
-    height, width = (max(1, int(side / STRIDE + 0.5)) for side in maps.shape[-2:])
-    H, W = canvas[0] // STRIDE, canvas[1] // STRIDE
-    if len(maps) == 0:
-        return maps.new_zeros((0, H, W))
-    small = F.interpolate(maps[None], (height, width), mode="bilinear", align_corners=False)[0]
-    return F.pad(small, (0, W - width, 0, H - height))
+    samples = _samples(maps)
+    return samples.reduced(samples.pixels, canvas)
 
 
 def mask_targets(
     targets: Sequence[Target], categories: Categories, canvas: Size, settings: TargetSettings
 ) -> MaskTargets:
-    """Return every picture's soft masks at stride 4; canvas is (H, W) of the padded batch in pixels."""
+    """Return every picture's soft masks at stride 4; canvas is (H, W) of the padded batch in pixels.
+
+    Only the pixels that are read are looked at, and only classes that are present.
+    """
     device = targets[0].masks.device
     thing_class = torch.full((len(categories),), -1, dtype=torch.long, device=device)
     thing_class[list(categories.thing_labels)] = torch.arange(len(categories.thing_labels), device=device)
-    things, labels, boxes, regions, valid, crowds = [], [], [], [], [], []
-    for target in targets:
-        of_thing = thing_class[target.labels] >= 0
-        chosen = of_thing & ~target.crowd
-        things.append(reduced(target.masks[chosen].float(), canvas))
-        labels.append(thing_class[target.labels[chosen]])
+    region_class = torch.full((len(categories),), -1, dtype=torch.long, device=device)
+    region_class[list(categories.stuff_labels)] = torch.arange(len(categories.stuff_labels), device=device)
+    shape = (canvas[0] // STRIDE, canvas[1] // STRIDE)
+    has_thing = int(settings.region_has_thing)
+    regions = torch.zeros((len(targets), len(categories.stuff_labels) + has_thing, *shape), device=device)
+    present = torch.zeros(regions.shape[:2], dtype=torch.bool, device=device)
+    valid = torch.ones((len(targets), *shape), device=device)
+    things, labels, boxes, crowds = [], [], [], []
+    for b, target in enumerate(targets):
+        samples = _samples(target.masks)
+        of_thing, of_region = thing_class[target.labels], region_class[target.labels]
+        chosen = (of_thing >= 0) & ~target.crowd
+        things.append(samples.reduced(samples.pixels[chosen], canvas))
+        labels.append(of_thing[chosen])
         boxes.append(target.boxes_xyxy[chosen])
-        regions.append(reduced(_region_maps(target, categories, settings.region_has_thing), canvas))
-        crowd = torch.zeros((len(categories.thing_labels), *target.unlabelled.shape), device=device)
-        for mask, row in zip(
-            target.masks[of_thing & target.crowd], thing_class[target.labels[of_thing & target.crowd]], strict=True
-        ):
-            crowd[row].masked_fill_(mask, 1.0)
-        crowds.append(reduced(crowd, canvas))
-        ignored = reduced(target.unlabelled[None].float(), canvas)[0] * settings.ignore_unlabelled
-        valid.append(1.0 - ignored)
-    return MaskTargets(
-        tuple(things), tuple(labels), tuple(boxes), torch.stack(regions), torch.stack(valid), torch.stack(crowds)
-    )
+        found, stuff = _united(samples.pixels, of_region, of_region >= 0)
+        regions[b, found + has_thing] = samples.reduced(stuff, canvas)
+        present[b, found + has_thing] = True
+        if has_thing:  # all that is labelled but no stuff, crowds too
+            unlabelled = _samples(target.unlabelled[None]).pixels
+            regions[b, :1] = samples.reduced(~(stuff.any(0, keepdim=True) | unlabelled), canvas)
+            present[b, 0] = True
+        if settings.ignore_unlabelled:
+            valid[b] -= reduced(target.unlabelled[None], canvas)[0]
+        found, crowd = _united(samples.pixels, of_thing, (of_thing >= 0) & target.crowd)
+        crowds.append((found, samples.reduced(crowd, canvas)))
+    crowd_maps, crowded = _crowd_maps(crowds, (len(categories.thing_labels), *shape), device)
+    return MaskTargets(tuple(things), tuple(labels), tuple(boxes), regions, valid, crowd_maps, present, crowded)
 
 
-def _region_maps(target: Target, categories: Categories, has_thing: bool) -> Float[Tensor, "R h w"]:
-    """One map per stuff class; with `has_thing` a first one for all that is labelled but no stuff (crowds too)."""
-    maps = []
-    for label in categories.stuff_labels:
-        maps.append(target.masks[target.labels == label].any(0))
-    stuff = torch.stack(maps) if maps else target.unlabelled.new_zeros((0, *target.unlabelled.shape))
-    if has_thing:
-        stuff = torch.cat([(~stuff.any(0) & ~target.unlabelled)[None], stuff])
-    return stuff.float()
+def _united(
+    pixels: Bool[Tensor, "N 2 _h 2 _w"], classes: Int[Tensor, "N"], chosen: Bool[Tensor, "N"]
+) -> tuple[Int[Tensor, "M"], Bool[Tensor, "M 2 _h 2 _w"]]:
+    """Return the chosen masks' classes, ascending, and the union of each one's masks."""
+    present, row = torch.unique(classes[chosen], return_inverse=True)
+    masks = pixels[chosen]
+    if len(present) == len(masks):  # as mostly
+        return present, masks[row.argsort()]
+    united = masks.new_zeros((len(present), *masks.shape[1:]), dtype=torch.int32)
+    return present, united.index_add_(0, row, masks.int()) > 0
+
+
+def _crowd_maps(
+    crowds: list[tuple[Tensor, Tensor]], shape: tuple[int, int, int], device: torch.device
+) -> tuple[Float[Tensor, "B T H W"], Bool[Tensor, "B T"]]:
+    """Return where crowds lie and which classes have any, from each picture's (classes, maps) of those it has."""
+    crowded = torch.zeros((len(crowds), shape[0]), dtype=torch.bool, device=device)
+    if not any(len(found) for found, _ in crowds):
+        return torch.zeros((), device=device).expand(len(crowds), *shape), crowded
+    maps = torch.zeros((len(crowds), *shape), device=device)
+    for b, (found, crowd) in enumerate(crowds):
+        maps[b, found], crowded[b, found] = crowd, True
+    return maps, crowded
 
 
 def mass_centres(masks: Float[Tensor, "N H W"]) -> Float[Tensor, "N 2"]:
@@ -150,15 +211,33 @@ def gaussian_radius(size: Float[Tensor, "N 2"], min_overlap: float) -> Float[Ten
 
 
 def gaussian_maps(
-    cells: Int[Tensor, "P 2"], radius: Int[Tensor, "P"], shape: Size, sigma: float = 3.0
-) -> Float[Tensor, "P h w"]:
-    """Return a Gaussian around each (row, column), cut off beyond its radius r; its deviation is (2 r + 1) / sigma."""
-    rows = torch.arange(shape[0], device=cells.device)[None, :, None] - cells[:, 0, None, None]
-    columns = torch.arange(shape[1], device=cells.device)[None, None, :] - cells[:, 1, None, None]
-    r = radius[:, None, None]
-    deviation = (2 * r + 1) / sigma
-    values = torch.exp(-(rows * rows + columns * columns) / (2 * deviation * deviation))
-    return values * ((rows.abs() <= r) & (columns.abs() <= r))
+    cells: Int[Tensor, "P 2"],
+    radius: Int[Tensor, "P"],
+    shape: Size,
+    sigma: float = 3.0,
+    rows: Int[Tensor, "P"] | None = None,
+    count: int | None = None,
+) -> Float[Tensor, "M h w"]:
+    """Return a Gaussian around each (row, column), cut off beyond its radius r; its deviation is (2 r + 1) / sigma.
+
+    Each has a map of its own, unless `rows` tells which of `count` maps it is drawn into by the element-wise maximum.
+    """
+    rows = torch.arange(len(cells), device=cells.device) if rows is None else rows
+    maps = torch.zeros((len(cells) if count is None else count, *shape), device=cells.device)
+    if len(cells) == 0:
+        return maps
+    reach = int(radius.max())  # only so far around is anything computed
+    steps = torch.arange(-reach, reach + 1, device=cells.device)
+    deviation = (2 * radius + 1) / sigma
+    profile = torch.exp(-(steps * steps) / (2 * deviation * deviation)[:, None]) * (steps.abs() <= radius[:, None])
+    sides = torch.tensor(shape, device=cells.device)[:, None]
+    place = cells[:, :, None] + steps  # [P, 2, window]
+    profiles = profile[:, None] * ((place >= 0) & (place < sides))
+    place = place.clamp(min=0).minimum(sides - 1)  # what lies beside the map draws nothing at its border
+    index = (rows[:, None, None] * shape[0] + place[:, 0, :, None]) * shape[1] + place[:, 1, None, :]
+    values = profiles[:, 0, :, None] * profiles[:, 1, None, :]
+    maps.view(-1).scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+    return maps
 
 
 def level_targets(
@@ -174,27 +253,30 @@ def level_targets(
     centres = box_centres(boxes) if settings.centre == "box" else torch.cat([mass_centres(m) for m in masks.things])
     size = boxes[:, [3, 2]] - boxes[:, [1, 0]]  # height, width
     scale = size.prod(1).clamp(min=0).sqrt()
+    B, T = masks.crowded.shape
+    regions, crowds = masks.regions[masks.present], masks.crowds[masks.crowded]
     levels = []
     for shape, (low, high) in zip(shapes, settings.level_ranges, strict=True):
         chosen = ((scale >= low) & (scale <= high)).nonzero()[:, 0]
         step = torch.tensor([shape[0] / canvas[0], shape[1] / canvas[1]], device=device)
         cells = (centres[chosen] * (step * STRIDE)).long()
         radius = gaussian_radius(size[chosen] * step, settings.min_overlap).long()
-        maps = masks.crowds.new_zeros((len(counts) * masks.crowds.shape[1], shape[0] * shape[1]))
-        row = picture[chosen] * masks.crowds.shape[1] + labels[chosen]
-        peaks = gaussian_maps(cells, radius, shape, settings.sigma).flatten(1)
-        maps.scatter_reduce_(0, row[:, None].expand_as(peaks), peaks, "amax")
-        valid, crowds = _valid_cells(masks, shape, settings.ignore_unlabelled)
+        row = picture[chosen] * T + labels[chosen]
+        valid = to_level(masks.valid[:, None], shape)[:, 0] > 0.5
+        valid_centres = valid[:, None].expand(B, T, *shape)
+        if settings.ignore_unlabelled and len(crowds):
+            valid_centres = valid_centres & ~(_dense(to_level(crowds[None], shape)[0], masks.crowded) >= 0.5)
+        soft = to_level(regions[None], shape)[0].clamp(max=1)
         levels.append(
             LevelTargets(
-                centres=maps.view(len(counts), masks.crowds.shape[1], *shape),
-                regions=_regions_on_level(masks.regions, shape),
+                centres=gaussian_maps(cells, radius, shape, settings.sigma, row, B * T).view(B, T, *shape),
+                regions=_dense(soft * (soft >= 0.5), masks.present),
                 picture=picture[chosen],
                 instance=instance[chosen],
                 label=labels[chosen],
                 cell=cells.clamp(min=0).minimum(torch.tensor(shape, device=device)),
                 valid=valid,
-                valid_centres=valid[:, None] & ~crowds,
+                valid_centres=valid_centres,
             )
         )
     return levels
@@ -207,15 +289,8 @@ def to_level(maps: Float[Tensor, "B C H W"], shape: Size) -> Float[Tensor, "B C 
     return F.interpolate(maps, shape, mode="bilinear", align_corners=False)
 
 
-def _regions_on_level(regions: Float[Tensor, "B R H W"], shape: Size) -> Float[Tensor, "B R h w"]:
-    soft = to_level(regions, shape).clamp(max=1)
-    return soft * (soft >= 0.5)
-
-
-def _valid_cells(
-    masks: MaskTargets, shape: Size, ignore: bool
-) -> tuple[Bool[Tensor, "B h w"], Bool[Tensor, "B T h w"]]:
-    """Which cells are labelled, and which are crowds (none where nothing is ignored)."""
-    valid = to_level(masks.valid[:, None], shape)[:, 0] > 0.5
-    crowds = to_level(masks.crowds, shape) >= 0.5
-    return valid, crowds & ignore
+def _dense(maps: Float[Tensor, "M h w"], present: Bool[Tensor, "B C"]) -> Float[Tensor, "B C h w"]:
+    """Put the maps of those that are present among zeros."""
+    dense = maps.new_zeros((*present.shape, *maps.shape[1:]))
+    dense[present] = maps
+    return dense
