@@ -189,6 +189,16 @@ def test_norms_from_scratch_are_trainable(norm: str, kind: type[nn.Module]) -> N
     assert not any(isinstance(m, FrozenBatchNorm2d) for m in resnet.modules())
 
 
+def test_batch_norms_of_frozen_stages_keep_their_statistics() -> None:
+    resnet = ResNet(BackboneConfig(**TINY, norm="batch", frozen_stages=2)).train()
+    before = {key: value.clone() for key, value in resnet.state_dict().items() if "running_mean" in key}
+    resnet(noise(2, 3, 64, 64))
+    moved = {key.split(".")[0] for key, value in before.items() if not value.equal(resnet.state_dict()[key])}
+    assert moved == {"layer2", "layer3", "layer4"}
+    assert not resnet.layer1.training
+    assert resnet.eval().train().layer2.training
+
+
 def test_a_depth_that_does_not_exist_is_refused() -> None:
     with pytest.raises(InputError, match="depth"):
         changed(BackboneConfig(), {"depth": 42})

@@ -136,3 +136,8 @@ def test_mixed_precision_leaves_the_gathering_in_full() -> None:
         y = conv(x.bfloat16())
     assert y.dtype == torch.float32
     torch.testing.assert_close(y, conv(x), atol=0.1, rtol=0.1)
+
+
+def test_no_pictures_give_no_pictures() -> None:
+    x, offset, mask = torch.zeros(0, 8, 40, 40), torch.zeros(0, 18, 40, 40), torch.zeros(0, 9, 40, 40)
+    assert deform_conv(x, offset, mask, torch.zeros(4, 8, 3, 3), None).shape == (0, 4, 40, 40)

@@ -488,3 +488,11 @@ def test_presets_are_what_their_names_say() -> None:
         4096,
     )
     assert configs["panoptic-fpn-tiny"].backbone.weights == "none"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"anchor_ratios": (-1.0,)}, {"anchor_sizes": (0, 8, 16, 32, 64)}, {"mask_threshold": 2.0}]
+)
+def test_settings_that_can_only_fail_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        changed(PanopticFPNConfig(), wrong)

@@ -1,12 +1,12 @@
 """ResNets that give their stages as {2: C2, ..., 5: C5}, built from torchvision's blocks under its key names."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
@@ -14,6 +14,10 @@ from thingstuff.layers import DeformableConv2d, conv1x1
 
 NormKind = Literal["frozen", "batch", "group"]
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def _ascending(stages: tuple[Literal[3, 4, 5], ...]) -> tuple[Literal[3, 4, 5], ...]:
+    return tuple(sorted(set(stages)))
 
 
 class BackboneConfig(BaseModel):
@@ -28,9 +32,10 @@ class BackboneConfig(BaseModel):
     weights: str = "imagenet"
     """`imagenet` (torchvision's, fetched by name), `none`, or a file of a ResNet's state dict."""
     stride_in_1x1: bool = False
-    """Bottlenecks halve the size in their first 1x1 conv (caffe, MSRA) instead of the 3x3 (torchvision)."""
+    """Bottlenecks halve the size in their first 1x1 conv (caffe, MSRA) instead of the 3x3 (torchvision); 18 and 34 have
+    none, so nothing changes there."""
     frozen_stages: Literal[0, 1, 2, 3, 4, 5] = 2
-    """Stages without gradient: 1 is the stem, 2 adds Res2, ... 5 all; 0 none."""
+    """Stages without gradient, whose batch norms keep their statistics: 1 is the stem, 2 adds Res2, ... 5 all."""
     stem_channels: int = 64
     """Channels of the stem."""
     res2_channels: int | None = None
@@ -39,9 +44,9 @@ class BackboneConfig(BaseModel):
     """Channels inside the bottlenecks of Res2; each later stage has twice as many."""
     dilated: bool = False
     """Res5 is dilated instead of strided, so C5 has stride 16 (DC5); depth 50 or 101."""
-
-    deformable_stages: tuple[Literal[3, 4, 5], ...] = ()
-    """Stages whose 3x3 convs are modulated deformable ones (DCN; [3, 4, 5] in the papers); depth 50 or 101."""
+    deformable_stages: Annotated[tuple[Literal[3, 4, 5], ...], AfterValidator(_ascending)] = ()
+    """Stages whose 3x3 convs are modulated deformable ones (DCN; [3, 4, 5] in the papers); depth 50 or 101. At first
+    every tap lies where a plain conv's does and weighs a half."""
 
     @model_validator(mode="after")
     def _bottlenecks(self) -> "BackboneConfig":
@@ -50,6 +55,8 @@ class BackboneConfig(BaseModel):
                 raise ValueError(f"{field} needs bottlenecks: depth 50 or 101")
         if self.dilated and 5 in self.deformable_stages:
             raise ValueError("dilated and deformable_stages with 5 exclude each other")
+        if any(stage <= self.frozen_stages for stage in self.deformable_stages):
+            raise ValueError("deformable_stages have to learn: set frozen_stages below the first of them")
         return self
 
 
@@ -108,7 +115,9 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage - 1}", blocks)
             self.channels[stage] = inputs
         self._initialise()
-        self._freeze()
+        for module in self._frozen():
+            module.requires_grad_(False)
+        self.train()
 
     def _initialise(self) -> None:
         offsets = {module.offset for module in self.modules() if isinstance(module, DeformableConv2d)}
@@ -116,10 +125,17 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d) and module not in offsets:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def _freeze(self) -> None:
-        frozen = [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
-        for module in frozen[: self.config.frozen_stages + 1 if self.config.frozen_stages else 0]:
-            module.requires_grad_(False)
+    def _frozen(self) -> list[nn.Module]:
+        names = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+        stages = [self.get_submodule(name) for name in names]
+        return stages[: self.config.frozen_stages + 1 if self.config.frozen_stages else 0]
+
+    def train(self, mode: bool = True) -> "ResNet":
+        """Set the mode; frozen stages stay in eval mode, or their batch norms would go on changing."""
+        super().train(mode)
+        for module in self._frozen():
+            module.eval()
+        return self
 
     def forward(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[int, Tensor]:
         fold = self.folds and not torch.is_grad_enabled()

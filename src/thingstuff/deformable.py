@@ -65,7 +65,8 @@ def deform_conv(
     `offset` holds the taps' (dy, dx) in pixels, row-major; beyond the map all is zero. What torchvision's
     `deform_conv2d` computes, which is taken on GPUs and for tiny maps; else it is slower, above all its gradients.
     """
-    if x.device.type != "cpu" or offset[0, 0].numel() * TAPS * x.shape[1] < FEW:
+    gathered = offset.shape[2] * offset.shape[3] * TAPS * x.shape[1]
+    if x.device.type != "cpu" or gathered < FEW or not len(x):
         y: Tensor = deform_conv2d(x, offset, weight, bias, stride=stride, padding=1, mask=mask)
         return y
     return _deform_conv_cpu(x, offset, mask, weight, bias, stride)

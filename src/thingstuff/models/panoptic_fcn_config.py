@@ -70,29 +70,29 @@ class PanopticFCNConfig(ModelConfig):
     mask_weight: float = 3.0
     """Weight of the two mask losses."""
 
-    thing_threshold: float = 0.05
+    thing_threshold: float = Field(default=0.05, ge=0, le=1)
     """Centres below this probability are no candidates (0.2 in the FAST variants)."""
-    stuff_threshold: float = 0.05
+    stuff_threshold: float = Field(default=0.05, ge=0, le=1)
     """Regions below this mean probability are none (0.1 in the FAST variants)."""
     candidates: int = Field(default=100, ge=2)
     """Most things of a picture; half as many from each level."""
     kernel_fusion: bool = True
     """Kernels of one object are averaged; else each decoded one gives a thing (stuff is averaged by class always)."""
-    similarity: float = 0.9
-    """Cosine from which kernels are fused."""
+    similarity: float = Field(default=0.9, ge=0, le=1)
+    """Cosine from which kernels are fused; 1 fuses those that differ by rounding alone (1e-6)."""
     class_aware: bool = True
     """Only kernels of one class are fused."""
     nms: bool = False
     """Matrix NMS among the rescored things of a class."""
     flip: bool = False
     """Look at the mirrored picture too, and average the mask probabilities of both."""
-    mask_threshold: float = 0.4
+    mask_threshold: float = Field(default=0.4, ge=0, le=1)
     """A pixel is in a thing's mask above this probability."""
-    rescored_threshold: float = 0.05
+    rescored_threshold: float = Field(default=0.05, ge=0, le=1)
     """Things below this score times mean mask probability are dropped."""
-    thing_score: float = 0.2
+    thing_score: float = Field(default=0.2, ge=0, le=1)
     """Things below this score take no part in the merge."""
-    overlap: float = 0.5
+    overlap: float = Field(default=0.5, ge=0, le=1)
     """A thing of whose mask more than this share is taken by better ones is dropped."""
     stuff_area: float = 4096
     """Stuff with fewer pixels is dropped ..."""

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -39,6 +39,7 @@ from thingstuff.models.panoptic_fpn_targets import (
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Images, Segments, Size, Target
 
+Share = Annotated[float, Field(ge=0, le=1)]
 LEVELS = (2, 3, 4, 5, 6)
 """Levels with anchors; boxes are pooled from all but the last."""
 BOX_CELLS = 7
@@ -60,9 +61,9 @@ class PanopticFPNConfig(ModelConfig):
     """Channels of P2..P6; P6 is every other cell of P5."""
     semantic_channels: int = Field(default=128, ge=32, multiple_of=32)
     """Channels of the semantic FPN, a multiple of 32."""
-    anchor_sizes: tuple[int, int, int, int, int] = (32, 64, 128, 256, 512)
+    anchor_sizes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (32, 64, 128, 256, 512)
     """Side of the square anchor of each of P2..P6, in pixels of the network input."""
-    anchor_ratios: tuple[float, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
+    anchor_ratios: tuple[PositiveFloat, ...] = Field(default=(0.5, 1.0, 2.0), min_length=1)
     """Height / width of a cell's anchors, which have the square one's area."""
     canonical_size: int = Field(default=224, ge=1)
     """Boxes of sqrt(area) from this on are pooled from P4; half of it from P3, twice as much from P5."""
@@ -90,21 +91,21 @@ class PanopticFPNConfig(ModelConfig):
 
     proposals: int = Field(default=1000, ge=1)
     """Most proposals of a picture."""
-    proposal_overlap: float = 0.7
+    proposal_overlap: Share = 0.7
     """IoU from which the lesser of two proposals is dropped."""
-    detection_score: float = 0.05
+    detection_score: Share = 0.05
     """Detections below this score are dropped."""
-    detection_overlap: float = 0.5
+    detection_overlap: Share = 0.5
     """IoU from which the lesser of two detections of a class is dropped."""
     detections: int = Field(default=100, ge=1)
     """Most things of a picture."""
     mask_stride: Literal[1, 2, 4] = 2
     """Pixels of the network input to a cell of the masks that compete; the paper's 1 takes four times the memory."""
-    mask_threshold: float = 0.5
+    mask_threshold: Share = 0.5
     """A pixel is in a thing's mask above this probability."""
-    thing_score: float = 0.5
+    thing_score: Share = 0.5
     """Things below this score take no part in the merge."""
-    overlap: float = 0.5
+    overlap: Share = 0.5
     """A thing of whose mask more than this share is taken by better ones is dropped."""
     stuff_area: float = 4096
     """Stuff with fewer pixels is dropped ..."""
