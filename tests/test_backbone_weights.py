@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.models as tv
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from thingstuff.backbones import BackboneConfig, ResNet
 from thingstuff.errors import InputError
 from thingstuff.importing import import_weights
 from thingstuff.models.base import PreprocessConfig
+from thingstuff.models.panoptic_fcn import PanopticFCNConfig
 from thingstuff.runs import command_of, make_config, read_config
 from thingstuff.weights import load_backbone
 
@@ -37,6 +40,9 @@ MSRA = {
     "preprocess.mean": [103.53, 116.28, 123.675],
     "preprocess.std": [1, 1, 1],
 }
+
+
+CHANNELS = {f"backbone.{field}": value for field, value in TINY.items()}
 
 
 def backbone(depth: int = 50, stride_in_1x1: bool = False, **changes: Any) -> ResNet:
@@ -134,7 +140,7 @@ def test_torchvision_s_are_imported(depth: int, tmp_path: Path) -> None:
     settings = read_settings(str(tmp_path / "w"))
     assert settings is not None
     usual = PreprocessConfig()
-    assert settings.by_key() == {
+    assert {key: value for key, value in settings.by_key().items() if key not in CHANNELS} == {
         "backbone.stride_in_1x1": False,
         "preprocess.channel_order": "RGB",
         "preprocess.mean": list(usual.mean),
@@ -160,7 +166,8 @@ def test_msra_s_folded_norms_are_imported(depth: int, wrapped: bool, tmp_path: P
     assert f"{len(arrays)} of {len(arrays) + 5} tensors" in result.lines[0]
     assert "BGR pictures, mean 103.53, 116.28, 123.675, std 1, 1, 1; strides in 1x1" in result.lines[1]
     assert "fc1000_w, fc1000_b, conv1_b and 2 more" in result.lines[2]
-    assert told_by_backbone(str(tmp_path / "w"), depth) == MSRA
+    told = told_by_backbone(str(tmp_path / "w"), depth)
+    assert told == MSRA | CHANNELS | ({"backbone.bottleneck_width": 64} if depth == 18 else {})
     assert_same_network(imported(tmp_path / "w", depth), model)
 
 
@@ -169,7 +176,7 @@ def test_msra_s_norms_with_statistics_are_imported(tmp_path: Path) -> None:
     for names in (MODEL_ZOO, {"weight": "s", "bias": "b", "running_mean": "rm", "running_var": "riv"}):
         write(tmp_path / "R-50.pkl", as_caffe(dict(model.state_dict()), names))
         import_weights(tmp_path / "R-50.pkl", tmp_path / "w", overwrite=True)
-        assert told_by_backbone(str(tmp_path / "w"), 50) == MSRA
+        assert told_by_backbone(str(tmp_path / "w"), 50) == MSRA | CHANNELS
         assert_same_network(imported(tmp_path / "w", 50), model)
 
 
@@ -190,7 +197,7 @@ def test_detectron2_s_keys_are_torchvision_s_or_msra_s(tmp_path: Path) -> None:
     for state in (folded(msra), {**folded(msra), **trivial}):
         write(tmp_path / "R-50.pkl", as_detectron2(state))
         assert "as MSRA trained it" in import_weights(tmp_path / "R-50.pkl", tmp_path / "m", overwrite=True).lines[0]
-        assert told_by_backbone(str(tmp_path / "m"), 50) == MSRA
+        assert told_by_backbone(str(tmp_path / "m"), 50) == MSRA | CHANNELS
         assert_same_network(imported(tmp_path / "m", 50), msra)
 
 
@@ -273,6 +280,28 @@ def test_a_model_gets_what_its_backbone_asks_for(msra: Path, tmp_path: Path) -> 
     assert (plain["backbone"]["stride_in_1x1"], plain["preprocess"]["channel_order"]) == (False, "RGB")
 
 
+def test_a_wide_backbone_fits_the_model_without_being_told(tmp_path: Path) -> None:
+    torch.save(tv.wide_resnet50_2(weights=None).state_dict(), tmp_path / "wide.pth")
+    imported = import_weights(tmp_path / "wide.pth", tmp_path / "w")
+    assert (
+        "ResNet-50 (torchvision's keys); stem_channels 64, res2_channels 256, bottleneck_width 128, "
+        in imported.lines[0]
+    )
+    words = shlex.split(imported.next)
+    assert words[:4] == ["thingstuff", "train", "DATA", f"backbone.weights={tmp_path / 'w'}"]
+    config = make_config("DATA", words[words.index("--model") + 1], {"backbone.weights": str(tmp_path / "w")}).model
+    assert isinstance(config, PanopticFCNConfig)
+    assert config.backbone.bottleneck_width == 128
+    assert "backbone from" in load_backbone(ResNet(config.backbone))
+
+
+def test_usual_channels_are_not_told(tmp_path: Path) -> None:
+    torch.save(tv.resnet50(weights=None).state_dict(), tmp_path / "r50.pth")
+    imported = import_weights(tmp_path / "r50.pth", tmp_path / "w")
+    assert "channels" not in imported.lines[0]
+    assert told_by_backbone(str(tmp_path / "w"), 50).keys() == MSRA.keys()
+
+
 def test_what_the_user_sets_goes_before(msra: Path) -> None:
     own = {"backbone.weights": str(msra), "backbone.stride_in_1x1": False, "preprocess.mean": [1, 2, 3]}
     model = make_config("data", "panoptic-fcn-r50", own).model.model_dump()
@@ -302,6 +331,8 @@ def test_other_files_tell_nothing(tmp_path: Path) -> None:
         ({"format_version": "2"}, "another version of thingstuff"),
         ({"depth": "deep"}, "cannot be read"),
         ({"preprocess": "[1]"}, "cannot be read"),
+        ({"channels": "[1]"}, "cannot be read"),
+        ({"channels": '{"stem_channels": "x"}'}, "cannot be read"),
         ({"preprocess": "{}"}, "cannot be read"),
     ],
 )

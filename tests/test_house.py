@@ -219,7 +219,8 @@ FILES = {"io", "data", "convert", "drawing"}
 WITH_MODELS = {
     "models", "weights", "backbone_weights", "detr_weights", "panoptic_fcn_weights", "importing", "checkpoint",
     "pretrained", "predicting", "optim", "recipes", "resuming",
-    "reproduce", "scoring", "stages", "stopping", "training", "transfer", "runs",
+    "memory", "reproduce", "reproduce_folder", "reproduce_plans", "scoring", "stages", "stopping", "training",
+    "transfer", "runs",
 }  # fmt: skip
 TABLES = {"published", "tables", "reproduced"}
 # Module, or the folder it lies in -> what of ours it may import, within functions too. A new module adds its place.

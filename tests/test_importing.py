@@ -254,7 +254,7 @@ def test_settings_are_changed_on_import(tmp_path: Path, capsys: pytest.CaptureFi
     file = save(tmp_path / "m.pth", as_authors(panoptic_fcn().state_dict()))
     command = ("weights", "import", file, "--categories", categories_file(tmp_path / "c.json"), "--out", tmp_path / "w")
     assert call(*command, "--set", "preprocess.short_side=400", "--set", "preprocess.max_side=666") == 0
-    assert "short side 400, the other at most 666" in capsys.readouterr().out
+    assert "set:     preprocess.short_side=400, preprocess.max_side=666\n" in capsys.readouterr().out
     size = ts.load(tmp_path / "w", "cpu").config.preprocess
     assert (size.short_side, size.max_side, size.channel_order) == (400, 666, "BGR")
     for setting, message in (
@@ -263,6 +263,34 @@ def test_settings_are_changed_on_import(tmp_path: Path, capsys: pytest.CaptureFi
     ):
         assert call(*command, "--overwrite", "--set", setting) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_is_set_is_not_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = save(tmp_path / "m.pth", as_authors(panoptic_fcn().state_dict()))
+    command = ("weights", "import", file, "--categories", categories_file(tmp_path / "c.json"), "--out", tmp_path / "w")
+
+    def told(*settings: str) -> dict[str, str]:
+        capsys.readouterr()
+        assert call(*command, "--overwrite", *(word for setting in settings for word in ("--set", setting))) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return {
+            name: line.removeprefix(name).strip() for line in lines for name in ("set:", "assumed:") if name in line
+        }
+
+    full = "as the full models (FAST: docs/weights.md)"
+    assert told() == {
+        "assumed:": "BGR pictures, mean 123.675, 116.28, 103.53, std 1, 1, 1, strides in 1x1 convs, not dilated, thing "
+        f"threshold 0.05 {full}, stuff threshold 0.05 {full}, pictures' short side 800, their long side at most 1333"
+    }
+    told_now = told("preprocess.channel_order=RGB", "backbone.dilated=true", "thing_threshold=0.2", "flip=true")
+    assert told_now == {
+        "set:": "preprocess.channel_order=RGB, backbone.dilated=True, thing_threshold=0.2, flip=True",
+        "assumed:": "mean 123.675, 116.28, 103.53, std 1, 1, 1, strides in 1x1 convs, "
+        f"stuff threshold 0.05 {full}, pictures' short side 800, their long side at most 1333",
+    }
+    everything = ("preprocess.mean=[1,2,3]", "preprocess.std=[4,5,6]", "backbone.stride_in_1x1=false")
+    assert "convs" not in told(*everything)["assumed:"]
+    assert "mean" not in told(*everything)["assumed:"]
 
 
 def test_a_training_begins_with_imported_weights(tmp_path: Path) -> None:
@@ -285,6 +313,9 @@ def test_detr_is_imported(rename: Any, tmp_path: Path, capsys: pytest.CaptureFix
     torch.save(rename(model.state_dict()), tmp_path / "detr.pth")
     assert call("weights", "import", tmp_path / "detr.pth", "--out", tmp_path / "w") == 0
     told = capsys.readouterr().out
+    assert re.search(
+        r"^assumed: \d attention heads, not dilated \(else .*\), pictures' short side \d+, their", told, re.M
+    )
     keys = "authors'" if rename is detr_as_authors else "Hugging Face's"
     assert f'DETR ({keys} keys), ResNet-50, 80 things + 53 stuff (COCO panoptic), 250 outputs and "no object"' in told
     loaded = ts.load(tmp_path / "w", "cpu")
@@ -446,7 +477,10 @@ def test_folders_in_use_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert sorted(path.name for path in out.iterdir()) == ["backbone.safetensors", "notes.txt"]
     (out / "config.yaml").write_text("")
     assert "w is the folder of a run" in refused(capsys, tmp_path / "r18.pth", "--out", out, "--overwrite")
-    assert "is a file" in refused(capsys, tmp_path / "r18.pth", "--out", tmp_path / "r18.pth")
+    for place in (tmp_path / "r18.pth", tmp_path / "r18.pth" / "x", tmp_path / "r18.pth" / "x" / "y"):
+        assert f"{tmp_path / 'r18.pth'} is a file; give a folder" in refused(
+            capsys, tmp_path / "r18.pth", "--out", place
+        )
 
 
 def test_the_newer_weights_of_a_folder_are_its_only_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -460,8 +494,9 @@ def test_the_newer_weights_of_a_folder_are_its_only_ones(tmp_path: Path, capsys:
     capsys.readouterr()
     assert call("predict", tmp_path, "--weights", out) == 2
     for load in (ts.load, load_source):
-        with pytest.raises(ts.InputError, match=r"w holds a backbone alone, .*backbone\.weights="):
-            load(out)
+        for place in (out, out / "backbone.safetensors"):
+            with pytest.raises(ts.InputError, match=rf"^{place} holds a backbone alone, .*backbone\.weights={place}$"):
+                load(place)
     assert call("weights", "import", file, "--categories", names, "--out", out, "--overwrite") == 0
     assert [path.name for path in out.iterdir()] == ["best.safetensors"]
     assert call("weights", "import", tmp_path / "r18.pth", "--out", out, "--overwrite") == 0

@@ -1,11 +1,14 @@
 """Recipes by name: the model each is for, settings and schedules, and the list of them with others' figures."""
 
+import io
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from test_cli import call, refused
 from thingstuff.config import validated
@@ -15,8 +18,9 @@ from thingstuff.models.base import PreprocessConfig
 from thingstuff.optim import OptimConfig, learning_rate
 from thingstuff.published import FIGURES
 from thingstuff.recipes import RECIPES
-from thingstuff.recipes.listing import recipe_rows, recipe_table
+from thingstuff.recipes.listing import COLUMNS, recipe_rows, recipe_table
 from thingstuff.runs import RunConfig, command_of, make_config
+from thingstuff.tables import TABLES
 
 SIZE = PreprocessConfig()
 FOR_A_MODEL = [name for name, make in RECIPES.items() if make(SIZE).model_name]
@@ -112,6 +116,29 @@ def test_a_run_s_command_names_a_recipe_that_makes_it_again(tmp_path: Path) -> N
         assert (again.model, again.train) == (config.model, config.train)
 
 
+@pytest.mark.parametrize(
+    ("name", "steps", "short_sides", "max_side", "test", "positives"),
+    [
+        ("r50-1x", 90_000, (640, 672, 704, 736, 768, 800), 1333, (800, 1333), 7),
+        ("r50-3x", 270_000, (640, 672, 704, 736, 768, 800), 1333, (800, 1333), 7),
+        ("r50-400-3x", 270_000, (352, 384, 416, 448, 480, 512), 854, (400, 666), 3),
+        ("r50-512-3x", 270_000, (352, 384, 416, 448, 480, 512), 854, (512, 854), 3),
+        ("r50-600-3x", 270_000, (440, 472, 504, 536, 568, 600), 1000, (600, 1000), 5),
+        ("star-r50-3x", 270_000, (640, 672, 704, 736, 768, 800), 1333, (800, 1333), 7),
+    ],
+)
+def test_the_authors_variants_by_their_figures(
+    name: str, steps: int, short_sides: tuple[int, ...], max_side: int, test: tuple[int, int], positives: int
+) -> None:
+    config = made(f"panoptic-fcn-{name}")
+    train, model = config.train, config.model
+    assert (train.steps, train.batch_size, train.augment.short_sides) == (steps, 16, short_sides)
+    assert (train.augment.max_side, train.optim.lr, train.optim.kind) == (max_side, 0.01, "sgd")
+    assert (train.optim.weight_decay, train.optim.momentum, train.optim.warmup_steps) == (1e-4, 0.9, 1000)
+    assert (model.preprocess.short_side, model.preprocess.max_side) == test
+    assert model.model_dump()["positives"] == positives
+
+
 # ---- schedules
 
 
@@ -183,6 +210,29 @@ def test_the_command_lists_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [cell for cell in lines["scratch"] if cell != "│"][-7:] == ["-"] * 7
     assert "47.5‡" in shown
     assert "none measured by this project" in shown
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_names_and_figures_are_whole_in_a_narrow_terminal(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(recipe_table(width))
+    assert isinstance(console.file, io.StringIO)
+    lines = [re.split(r"[\s│]+", line.strip(" │")) for line in console.file.getvalue().splitlines()]
+    shown = {words[0]: words[-7:] for words in lines if words[0] in RECIPES}
+    for row in recipe_rows():
+        figures = ["-" if row[key] is None else f"{row[key]:.1f}{row['mark']}" for key in COLUMNS]
+        assert shown[row["recipe"]] == figures, row["recipe"]
+    text = console.file.getvalue()
+    assert ("--json" in text) != ("what it is" in text)
+    assert ("what it is" in text) == (width == 160)
+    assert "- not in the sources that we could read" in text
+
+
+def test_figures_from_memory_are_marked() -> None:
+    marked = {row["recipe"]: row for row in recipe_rows()}["panoptic-fcn-r50-2x"]
+    assert [marked[key] for key in COLUMNS] == [43.2, None, None, 48.8, 34.7, 34.3, 43.4]
+    assert (marked["mark"], marked["source"]) == ("†", "cited from memory of the paper, not checked against its text")
+    assert "r50-2x" not in [row.name for row in TABLES["results"].rows]
 
 
 def test_a_bgr_backbone_gets_the_means_the_authors_trained_with() -> None:

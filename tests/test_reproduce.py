@@ -20,7 +20,7 @@ from thingstuff.evaluation.pq import PQResult
 from thingstuff.models import MODELS, create
 from thingstuff.panoptic import Categories
 from thingstuff.recipes import RECIPES
-from thingstuff.reproduce import INFERENCE_ONLY, Request, plans_of
+from thingstuff.reproduce_plans import INFERENCE_ONLY, Request, plans_of
 from thingstuff.runs import evaluate_run, read_config
 from thingstuff.tables import TABLES
 from thingstuff.training import Interrupted, Silence
@@ -205,7 +205,7 @@ def test_a_killed_table_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> 
     markdown, plain = reproduce.reproduce(wanted, Seen(), said.append)
     assert resumed_at == [1]
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert "1 trainings to do" in said[0]
+    assert "2 rows, 1 training to do" in said[0]
     assert said[1].startswith("16: measured before")
     whole = request("encoder-channels", data, tmp_path / "whole", rows=("32",))
     reproduce.reproduce(whole)
@@ -317,6 +317,7 @@ def test_given_weights_of_another_network_are_refused(
     start = ("reproduce", "encoder-channels", "--coco", data, "--out", tmp_path / "out", *WORDS, "--rows", "16")
     message = refused(capsys, *start, "--weights", f"16={run}")
     assert f"{run} is no model of row 16: feature_encoder." in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_backbone_s_file_begins_every_training(tmp_path: Path) -> None:

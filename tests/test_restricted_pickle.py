@@ -5,16 +5,19 @@ import os
 import pickle
 import pickletools
 import struct
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
+import torchvision.models as tv
 
 from thingstuff.errors import InputError
-from thingstuff.restricted_pickle import STANDS, read_arrays
+from thingstuff.restricted_pickle import MOST_TUPLES, STANDS, read_arrays
 from thingstuff.weights import read_state
 
 ARRAYS = {
@@ -119,6 +122,7 @@ def test_arrays_of_other_than_numbers_are_refused(tmp_path: Path) -> None:
         np.zeros(2, "V8"),
         np.array(["2020-01-01"], "M8[D]"),
         np.array([1j]),
+        np.ones(2, np.longdouble),
     ):
         assert "no kind of number" in refused(tmp_path, {"a": odd})
     assert not (tmp_path / "trace").exists()
@@ -243,6 +247,111 @@ def test_arrays_in_torch_s_files_become_tensors(tmp_path: Path) -> None:
     torch.save({"model": {"b": np.array([None])}}, tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"w\.pth cannot be read as weights \(.*no kind of number"):
         read_state(tmp_path / "w.pth")
+
+
+def test_kinds_that_torch_lacks_are_one_message(tmp_path: Path) -> None:
+    torch.save({"model": {"b": np.ones(2, np.longdouble)}}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth cannot be read as weights \(.*no kind of number"):
+        read_state(tmp_path / "w.pth")
+
+
+def with_pickle(path: Path, body: bytes) -> Path:
+    """A file of torch's whose pickle is replaced."""
+    torch.save({"a": torch.ones(1)}, path)
+    with zipfile.ZipFile(path) as file:
+        entries = {entry.filename: file.read(entry) for entry in file.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for name, content in entries.items():
+            file.writestr(name, body if name.endswith("data.pkl") else content)
+    return path
+
+
+def test_a_stand_in_under_its_own_name_is_no_array(tmp_path: Path) -> None:
+    body = b"\x80\x02}X\x01\x00\x00\x00acthingstuff.restricted_pickle\nPending\n)\x81s."
+    with pytest.raises(InputError, match=r"w\.pth cannot be read as weights \(an object that is made like"):
+        read_state(with_pickle(tmp_path / "w.pth", body))
+    body = b"\x80\x02}X\x05\x00\x00\x00model" + body[2:-1] + b"s."
+    with pytest.raises(InputError, match=r"w\.pth cannot be read as weights \(an object that is made like"):
+        read_state(with_pickle(tmp_path / "w.pth", body))
+
+
+# ---- files that would grow
+
+
+def text(content: bytes) -> bytes:
+    return b"X" + struct.pack("<I", len(content)) + content
+
+
+TEXT = text(b"a" * 10_000)
+ENCODED = b"c_codecs\nencode\n" + TEXT + text(b"latin1") + b"\x86R"
+
+
+def grown(kept: bytes, state: bytes, times: int = 100) -> bytes:
+    """A pickle of `times` arrays of 10,000 bytes, all with the `kept` value in place 9 and the `state` in place 3."""
+    made = b"cnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87"
+    shape = b"(K\x01M\x10'\x85cnumpy\ndtype\n" + text(b"i1") + b"K\x00K\x01\x87R\x89"
+    places = ((1, RECONSTRUCT), (2, made), (9, kept), (3, shape + state + b"t"))
+    result = b"\x80\x02}" + b"".join(text(b"_%d" % n) + value + b"q" + bytes([n]) + b"s" for n, value in places)
+    return result + b"".join(text(b"%d" % i) + b"h\x01h\x02Rh\x03bs" for i in range(times)) + b"."
+
+
+@pytest.mark.parametrize(
+    ("kept", "state"),
+    [(TEXT, b"h\x09"), (ENCODED, b"h\x09"), (b"N", TEXT)],
+    ids=["a text", "bytes of a text", "a state"],
+)
+def test_a_text_taken_again_and_again_is_refused(kept: bytes, state: bytes, tmp_path: Path) -> None:
+    reason = "arrays of more bytes than it has"
+    once = read_arrays(write(tmp_path / "once.pkl", grown(kept, state, 1)))["0"]
+    np.testing.assert_array_equal(once, np.full(10_000, ord("a"), np.int8))
+    assert reason in refused(tmp_path, grown(kept, state))
+    with pytest.raises(InputError, match=reason):
+        read_state(with_pickle(tmp_path / "w.pth", grown(kept, state)))
+
+
+def test_bytes_made_again_and_again_are_refused(tmp_path: Path) -> None:
+    named = b"c_codecs\nencode\nq\x010" + TEXT + text(b"latin1") + b"\x86q\x020"
+    content = b"\x80\x02" + named + b"]" + b"h\x01h\x02Ra" * 100 + b"."
+    assert "arrays of more bytes than it has" in refused(tmp_path, content)
+
+
+def test_values_are_not_doubled(tmp_path: Path) -> None:
+    assert "a value doubled" in refused(tmp_path, b"\x80\x02]" + TEXT + b"2a0.")
+
+
+class _AsPython2:
+    """Pickles as an array does in Python 2, with its values as text."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self.array = array
+
+    def __reduce__(self) -> Any:
+        function, arguments, state = self.array.__reduce__()
+        return function, arguments, (*state[:-1], state[-1].decode("latin-1"))
+
+
+@pytest.mark.parametrize("python", [2, 3])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_as_many_arrays_as_a_resnet_101_has_are_read(python: int, protocol: int, tmp_path: Path) -> None:
+    names = [key for key in tv.resnet101(weights=None).state_dict() if not key.endswith("num_batches_tracked")]
+    numbers = np.random.default_rng(0)
+    arrays = {name: numbers.standard_normal(4).astype(np.float32) for name in names}
+    arrays |= {f"{name}_momentum": numbers.standard_normal((2, 2)).astype(np.float32) for name in names}
+    arrays["large"] = numbers.standard_normal(50_000).astype(np.float32)
+    arrays["once"] = arrays["twice"] = np.arange(3, dtype=np.float32)
+    assert len(arrays) == 2 * 522 + 3
+    kept = {id(array): _AsPython2(array) if python == 2 else array for array in arrays.values()}
+    content = pickle.dumps({"blobs": {name: kept[id(array)] for name, array in arrays.items()}}, protocol)
+    tuples = sum("TUPLE" in opcode.name for opcode, _, _ in pickletools.genops(content))
+    assert 1.9 * tuples < MOST_TUPLES
+    read = read_arrays(write(tmp_path / "R-101.pkl", content))
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+    if protocol == 2:
+        torch.save({"model": arrays}, tmp_path / "R-101.pth")
+        state = read_state(tmp_path / "R-101.pth")
+        assert all(np.array_equal(state[name].numpy(), array) for name, array in arrays.items())
 
 
 def test_the_attacks_are_pickles(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from thingstuff import checkpoint
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.data.scenes import SceneConfig, make_scenes
 from thingstuff.errors import InputError
+from thingstuff.models.base import PanopticModel
 from thingstuff.optim import OptimConfig, learning_rate
 from thingstuff.resuming import truncate_metrics
 from thingstuff.runs import make_config, read_config, train_run
@@ -130,6 +131,33 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_step_pictures_and_term(data:
     tmp_path.joinpath("run").mkdir()
     with pytest.raises(NonFiniteLossError, match=r"loss mask_things, mask_stuff is nan at step 1, pictures \d+\.jpg, "):
         fit(model, train, None, config.train, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_says_what_to_lower(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    settings = {"steps": 1, "workers": 0, "batch_size": 1, "augment.short_sides": [64]}
+    config = make_config(str(data), "panoptic-fcn-tiny", settings)
+
+    def raising(error: Exception) -> None:
+        def pad(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(PanopticModel, "pad", pad)
+        train_run(config, tmp_path, overwrite=True)
+
+    with pytest.raises(InputError, match=r"out of memory at step 1: lower batch_size .*augment\.short_sides"):
+        raising(error)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        raising(RuntimeError("sizes do not match"))
 
 
 def test_a_full_disk_keeps_the_checkpoint_before(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """ImageNet weights of ResNets: whose they are, our keys for them, and files that say how their pictures were made.
 
-A backbone's file is safetensors with torchvision's keys; its metadata holds the depth, where bottlenecks halve the
-size, and the channel order, mean and spread that the weights were trained with.
+A backbone's file is safetensors with torchvision's keys; its metadata holds the depth, channels other than the usual,
+where bottlenecks halve the size, and the channel order, mean and spread that the weights were trained with.
 """
 
 import json
@@ -56,10 +56,13 @@ class BackboneSettings(BaseModel):
     channel_order: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    channels: Mapping[str, int] = {}
+    """The config's fields of channels, where they are not all as usual."""
 
     def by_key(self) -> dict[str, Any]:
         """Return them as a model's settings by dotted key."""
         return {
+            **{f"backbone.{field}": value for field, value in self.channels.items()},
             "backbone.stride_in_1x1": self.stride_in_1x1,
             "preprocess.channel_order": self.channel_order,
             "preprocess.mean": list(self.mean),
@@ -167,9 +170,12 @@ def convert_backbone(state: Mapping[str, Tensor], kind: str) -> Backbone:
     else:
         trainer = Trainer.MSRA if _folded(result) else Trainer.TORCHVISION
     result = _with_statistics(result)
-    config = BackboneConfig(**backbone_fields(result), stride_in_1x1=trainer is Trainer.MSRA, weights="none")
+    fields = backbone_fields(result)
+    config = BackboneConfig(**fields, stride_in_1x1=trainer is Trainer.MSRA, weights="none")
     load_strictly(ResNet(config), result, f"the ResNet-{config.depth}")
-    return Backbone(result, config, settings_of_trainer(trainer, config.depth), _told(kind, trainer), tuple(aside))
+    channels = {field: value for field, value in fields.items() if field != "depth"}
+    settings = settings_of_trainer(trainer, config.depth).model_copy(update={"channels": channels})
+    return Backbone(result, config, settings, _told(kind, trainer), tuple(aside))
 
 
 def _told(kind: str, trainer: Trainer) -> str:
@@ -255,6 +261,7 @@ def save_backbone(path: Path, backbone: Backbone) -> None:
         "kind": backbone.kind,
         "depth": json.dumps(backbone.settings.depth),
         "stride_in_1x1": json.dumps(backbone.settings.stride_in_1x1),
+        "channels": json.dumps(backbone.settings.channels),
         "preprocess": json.dumps(backbone.settings.model_dump(include={"channel_order", "mean", "std"})),
     }
     tensors = {key: value.contiguous() for key, value in backbone.state.items()}
@@ -278,9 +285,17 @@ def read_settings(weights: str) -> BackboneSettings | None:
         raise InputError(f"{path} was written by another version of thingstuff; import it anew, or update thingstuff")
     try:
         depth, stride = json.loads(metadata["depth"]), json.loads(metadata["stride_in_1x1"])
-        return BackboneSettings(depth=depth, stride_in_1x1=stride, **json.loads(metadata["preprocess"]))
+        channels = json.loads(metadata.get("channels", "{}"))  # which older files lack
+        seen = json.loads(metadata["preprocess"])
+        return BackboneSettings(depth=depth, stride_in_1x1=stride, channels=channels, **seen)
     except (KeyError, ValueError, TypeError) as error:
         raise InputError(f"{path}: what it says of its weights cannot be read ({error}); import it anew") from None
+
+
+def refuse_backbone(path: Path) -> None:
+    """Raise `InputError` for a backbone's file, or a folder that it lies in, where a model's weights are asked for."""
+    if backbone_file(path).is_file() and read_settings(str(path)) is not None:
+        raise InputError(f"{path} holds a backbone alone, no model: train one with backbone.weights={path}")
 
 
 def told_by_backbone(weights: Any, depth: int) -> dict[str, Any]:

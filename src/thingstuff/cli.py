@@ -255,7 +255,7 @@ def recipes(
     console = Console()
     if not console.is_terminal:
         console.width = WIDE
-    console.print(recipe_table())
+    console.print(recipe_table(console.width))
 
 
 @weights_app.command("import")
@@ -286,17 +286,18 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder for tables and runs; tables may share it.")] = Path("reproduced"),
     model: Annotated[str | None, typer.Option(help="A model instead of the recipe's.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe instead of the ablations' own.")] = None,
-    backbone: Annotated[Path | None, typer.Option(help="File of the backbone's first weights.")] = None,
+    backbone: Annotated[Path | None, typer.Option(help="File or folder of the backbone's first weights.")] = None,
     weights: Annotated[
-        list[str] | None, typer.Option(help="ROW=PATH: evaluate these weights, do not train the row; repeatable.")
+        list[str] | None,
+        typer.Option(help="ROW=PATH: evaluate these weights, do not train the row (ROW=: train it after all)."),
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Rows to do, as a,b; all if not given.")] = None,
 ) -> None:
     """Train and evaluate what a table of Panoptic FCN's paper needs; call it again to go on where it stopped."""
     from thingstuff.config import parse_overrides
     from thingstuff.display import TrainingDisplay
-    from thingstuff.reproduce import Request
     from thingstuff.reproduce import reproduce as reproduce_table
+    from thingstuff.reproduce_plans import Request
 
     chosen = tuple(name.strip() for name in (rows or "").split(",") if name.strip())
     given = dict(_row_and_path(text) for text in weights or [])
@@ -310,7 +311,7 @@ def reproduce(
 
 def _row_and_path(text: str) -> tuple[str, str]:
     row, sign, path = text.partition("=")
-    if not sign or not row or not path:
+    if not sign or not row:
         raise InputError(f"--weights {text!r} is not of the form ROW=PATH, such as r50-3x=w/")
     return row, path
 
@@ -319,6 +320,7 @@ class _resumable:  # noqa: N801 -- reads as a statement
     """Turn a training that was stopped into a word on how to go on and exit code 130."""
 
     def __init__(self, out: Path, remedy: str | None = None) -> None:
+        self.always = remedy is not None
         self.remedy = remedy or f"go on with: thingstuff train --resume --out {shlex.quote(str(out))}"
 
     def __enter__(self) -> None:
@@ -329,6 +331,9 @@ class _resumable:  # noqa: N801 -- reads as a statement
 
         if isinstance(error, Interrupted):
             print(f"{error}; {self.remedy}", file=sys.stderr)
+            raise SystemExit(130) from None
+        if isinstance(error, KeyboardInterrupt) and self.always:  # outside of a training's steps
+            print(f"stopped; {self.remedy}", file=sys.stderr)
             raise SystemExit(130) from None
 
 

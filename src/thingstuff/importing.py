@@ -29,6 +29,7 @@ from thingstuff.errors import InputError
 from thingstuff.io import read_json
 from thingstuff.models.base import PanopticModel
 from thingstuff.models.detr import DETRConfig
+from thingstuff.models.panoptic_fcn import PanopticFCNConfig
 from thingstuff.panoptic import Categories
 from thingstuff.panoptic_fcn_weights import NAMES, describe_panoptic_fcn, panoptic_fcn_from_authors
 from thingstuff.pretrained import Origin, build_published, recognise
@@ -75,7 +76,7 @@ def import_weights(
     if origin in KINDS:
         known = read_categories(categories) if categories else None
         model = build_published(file, state, known, changes)
-        return _write_model(model, origin, state, out)
+        return _write_model(model, origin, state, out, changes or {})
     if kind is None:
         raise InputError(f"{file}: {_difference(state)}")
     if categories or changes:
@@ -97,8 +98,9 @@ def read_categories(path: Path) -> Categories:
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder by --out")
+    there = next((place for place in (out, *out.parents) if place.exists()), out)
+    if there.exists() and not there.is_dir():
+        raise InputError(f"{there} is a file; give a folder by --out")
     if (out / RUN_FILE).exists():
         raise InputError(f"{out} is the folder of a run; give another --out")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
@@ -117,7 +119,9 @@ def _refuse_ours(file: Path) -> None:
 # ---- writing
 
 
-def _write_model(model: PanopticModel, origin: Origin, state: Mapping[str, Tensor], out: Path) -> Imported:
+def _write_model(
+    model: PanopticModel, origin: Origin, state: Mapping[str, Tensor], out: Path, changes: Mapping[str, Any]
+) -> Imported:
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.save(out / MODEL_FILE, model)
     (out / BACKBONE_FILE).unlink(missing_ok=True)
@@ -127,32 +131,55 @@ def _write_model(model: PanopticModel, origin: Origin, state: Mapping[str, Tenso
     depth = model.config.model_dump()["backbone"]["depth"]
     size = f"{len(c.thing_labels)} things + {len(c.stuff_labels)} stuff ({names})"
     detail, untold = _of_detr(model) if isinstance(model.config, DETRConfig) else _of_panoptic_fcn(model)
+    untold |= _sizes(model)
+    lines = {
+        "set:     ": [f"{key}={value}" for key, value in changes.items()],
+        "assumed: ": [text for key, text in untold.items() if key not in changes],
+    }
     found = f"{KINDS[origin]}, ResNet-{depth}, {size}, {detail}; {used} of {len(state)} tensors"
     words = ["thingstuff", "predict", "PICTURES", "--weights", str(out), "--out", "predictions"]
-    return Imported(out / MODEL_FILE, (f"found:   {found}", f"assumed: {untold}"), shlex.join(words))
+    told = [f"{name}{', '.join(parts)}" for name, parts in lines.items() if parts]
+    return Imported(out / MODEL_FILE, (f"found:   {found}", *told), shlex.join(words))
 
 
-def _of_detr(model: PanopticModel) -> tuple[str, str]:
+def _of_detr(model: PanopticModel) -> tuple[str, dict[str, str]]:
+    """Return what is known of a DETR, and by key what no weights tell."""
     config = model.config
     assert isinstance(config, DETRConfig)
     outputs = config.outputs or len(model.categories)
     layers = f"{config.encoder_layers} + {config.decoder_layers} layers"
     detail = f'{outputs} outputs and "no object", {config.queries} queries, {layers}'
     dilated = "dilated (DC5)" if config.backbone.dilated else "not dilated (else --set backbone.dilated=true)"
-    return detail, f"{config.heads} attention heads, {dilated}; {_size(model)}"
+    return detail, {"heads": f"{config.heads} attention heads", "backbone.dilated": dilated}
 
 
-def _of_panoptic_fcn(model: PanopticModel) -> tuple[str, str]:
-    untold = (
-        f"BGR pictures with the authors' means, strides in 1x1 convs; {_size(model)}, thresholds of the full models "
-        "(others by --set: the -400, -512, -600 and FAST models' are in docs/weights.md)"
-    )
-    return describe_panoptic_fcn(model), untold
+def _of_panoptic_fcn(model: PanopticModel) -> tuple[str, dict[str, str]]:
+    """Return what is known of a Panoptic FCN, and by key what no weights tell."""
+    config = model.config
+    assert isinstance(config, PanopticFCNConfig)
+    seen = config.preprocess
+    full = "as the full models (FAST: docs/weights.md)"
+    return describe_panoptic_fcn(model), {
+        "preprocess.channel_order": f"{seen.channel_order} pictures",
+        "preprocess.mean": f"mean {_numbers(seen.mean)}",
+        "preprocess.std": f"std {_numbers(seen.std)}",
+        "backbone.stride_in_1x1": f"strides in {'1x1' if config.backbone.stride_in_1x1 else '3x3'} convs",
+        "backbone.dilated": "dilated" if config.backbone.dilated else "not dilated",
+        "thing_threshold": f"thing threshold {config.thing_threshold:g} {full}",
+        "stuff_threshold": f"stuff threshold {config.stuff_threshold:g} {full}",
+    }
 
 
-def _size(model: PanopticModel) -> str:
+def _sizes(model: PanopticModel) -> dict[str, str]:
     size = model.config.preprocess
-    return f"pictures' short side {size.short_side}, the other at most {size.max_side}"
+    return {
+        "preprocess.short_side": f"pictures' short side {size.short_side}",
+        "preprocess.max_side": f"their long side at most {size.max_side}",
+    }
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _write_backbone(backbone: Backbone, count: int, out: Path) -> Imported:
@@ -162,10 +189,12 @@ def _write_backbone(backbone: Backbone, count: int, out: Path) -> Imported:
     settings, depth = backbone.settings, backbone.settings.depth
     used = count - len(backbone.aside)
     place = "1x1" if settings.stride_in_1x1 else "3x3"
-    mean, std = (", ".join(f"{value:g}" for value in values) for values in (settings.mean, settings.std))
+    kind = backbone.kind.replace("ResNet", f"ResNet-{depth}", 1)
+    channels = "".join(f"{field} {value}, " for field, value in settings.channels.items())
     lines = [
-        f"found:   {backbone.kind.replace('ResNet', f'ResNet-{depth}', 1)}; {used} of {count} tensors",
-        f"asks:    {settings.channel_order} pictures, mean {mean}, std {std}; strides in {place} convs",
+        f"found:   {kind}; {channels}{used} of {count} tensors",
+        f"asks:    {settings.channel_order} pictures, mean {_numbers(settings.mean)}, std {_numbers(settings.std)}; "
+        f"strides in {place} convs",
     ]
     if backbone.aside:
         lines.append(f"aside:   {_listed(backbone.aside)}, which a backbone does not need")

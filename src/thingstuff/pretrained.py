@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from thingstuff import checkpoint
+from thingstuff.backbone_weights import refuse_backbone
 from thingstuff.config import changed
 from thingstuff.detr_weights import (
     detr_categories,
@@ -25,7 +26,7 @@ from thingstuff.models.base import PanopticModel
 from thingstuff.models.detr import DETRConfig
 from thingstuff.panoptic import Categories
 from thingstuff.panoptic_fcn_weights import FEATURE, build_panoptic_fcn
-from thingstuff.weights import backbone_file, load_strictly, read_state
+from thingstuff.weights import load_strictly, read_state
 
 PUBLISHED = {
     "detr-panoptic-r50": "facebook/detr-resnet-50-panoptic",
@@ -183,12 +184,12 @@ def _from_path(path: Path, build: Builder) -> Source:
             for name in HUB_FILES:
                 if (path / name).is_file():
                     return _from_path(path / name, build)
-            if backbone_file(path).is_file():
-                raise InputError(f"{path} holds a backbone alone, no model: train one with backbone.weights={path}")
+            refuse_backbone(path)
         path = checkpoint.find_file(path)
     if checkpoint.is_checkpoint(path):
         model, training = checkpoint.load_training(path)
         return Source(model, learned=(training.values.get("stage") or {}).get("learns", "all"))
+    refuse_backbone(path)
     return build(path, _settings_beside(path), _is_dilated(path))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 AUTHORS = "the authors' README, github.com/dvlab-research/PanopticFCN, COCO val"
+UNCHECKED = "cited from memory of the paper, not checked against its text"
 DETECTRON2 = "detectron2's MODEL_ZOO.md, COCO val"
 TEST_DEV = (
     "COCO test-dev, as paperswithcode.com lists the paper's result, there with a mark beside the star (the paper's ‡) "
@@ -37,6 +38,7 @@ def _authors(pq: float, sq: float, rq: float, ap: float, miou: float) -> Figures
 FIGURES: dict[str, Figures] = {
     "panoptic-fcn-r50-1x": _authors(41.1, 79.8, 49.9, 32.2, 41.5),
     "panoptic-fcn-r50-1x-fast": _authors(41.1, 79.8, 49.9, 30.2, 41.4),
+    "panoptic-fcn-r50-2x": Figures(43.2, pq_things=48.8, pq_stuff=34.7, ap=34.3, miou=43.4, source=UNCHECKED, mark="†"),
     "panoptic-fcn-r50-3x": _authors(43.6, 81.4, 52.5, 34.4, 43.6),
     "panoptic-fcn-r50-3x-fast": _authors(43.6, 81.4, 52.5, 32.4, 43.6),
     "panoptic-fcn-r50-400-3x": _authors(41.0, 81.0, 49.6, 30.7, 43.6),

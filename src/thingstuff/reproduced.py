@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thingstuff.evaluation.pq import PQResult
 from thingstuff.io import atomic_write
-from thingstuff.tables import CHECKED, UNCHECKED, Row, Table
+from thingstuff.published import UNCHECKED
+from thingstuff.tables import CHECKED, Row, Table
 
 HEADS = {
     "pq": "PQ",
@@ -25,6 +27,15 @@ HEADS = {
 NOT_MEASURED = "not measured"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a row: the result, the folder that holds it, and the weights where they were given."""
+
+    result: PQResult
+    folder: Path
+    weights: str | None = None
+
+
 def measured_figures(result: PQResult) -> dict[str, float | None]:
     """Return what an evaluation measures of a table's columns, in percent; None where no class of the kind occurs."""
     means = {"": result.all, "_things": result.things, "_stuff": result.stuff}
@@ -33,13 +44,14 @@ def measured_figures(result: PQResult) -> dict[str, float | None]:
 
 
 def write_table(
-    out: Path, table: Table, measured: Mapping[str, tuple[PQResult, Path]], other: Sequence[str]
+    out: Path, table: Table, measured: Mapping[str, Measured], other: Sequence[str], recipe: str | None = None
 ) -> tuple[Path, Path]:
     """Write a table with its rows' results and the folders that hold them; return the Markdown and the JSON file.
 
-    `other` is in what the training differs from the paper's.
+    `other` is in what the training differs from the paper's, `recipe` what all rows were trained with instead of
+    their own.
     """
-    rows = [_row(out, table, row, measured.get(row.name)) for row in table.rows]
+    rows = [_row(out, table, row, measured.get(row.name), recipe) for row in table.rows]
     source = CHECKED if table.checked else UNCHECKED
     head = {"table": table.name, "title": table.title, "paper": source, "checked": table.checked}
     markdown, plain = out / f"{table.name}.md", out / f"{table.name}.json"
@@ -48,17 +60,17 @@ def write_table(
     return markdown, plain
 
 
-def _row(out: Path, table: Table, row: Row, measured: tuple[PQResult, Path] | None) -> dict[str, Any]:
-    result, folder = measured or (None, None)
-    ours = {} if result is None else measured_figures(result)
+def _row(out: Path, table: Table, row: Row, measured: Measured | None, recipe: str | None) -> dict[str, Any]:
+    ours = {} if measured is None else measured_figures(measured.result)
     return {
         "row": row.name,
-        "recipe": row.recipe,
+        "recipe": recipe or row.recipe,
         "settings": dict(row.settings),
         "paper": {key: getattr(row.paper, key) for key in table.columns},
         "measured": {key: ours[key] for key in table.columns if key in ours},
-        "pictures": None if result is None else result.pictures,
-        "run": None if folder is None else folder.relative_to(out).as_posix(),
+        "pictures": None if measured is None else measured.result.pictures,
+        "run": None if measured is None else measured.folder.relative_to(out).as_posix(),
+        "weights": None if measured is None else measured.weights,
     }
 
 
@@ -74,6 +86,9 @@ def _markdown(table: Table, rows: Sequence[Mapping[str, Any]], other: Sequence[s
         lines += [f"| {row['row']} | paper{mark} | {' | '.join(theirs)} |"]
         lines += [f"| | measured | {' | '.join(ours)} |"]
     lines += ["", f"{mark.strip() or 'Paper:'} {CHECKED if table.checked else UNCHECKED}.", ""]
+    given = [row for row in rows if row["weights"]]
+    lines += [f"- Row {row['row']}: weights `{row['weights']}` given, not trained here" for row in given]
+    lines += [""] if given else []
     lines += [f"[{row['row']}]: {row['run']}" for row in rows if row["run"]]
     lines += [""] if any(row["run"] for row in rows) else []
     return "\n".join(lines)

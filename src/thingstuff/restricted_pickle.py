@@ -6,7 +6,9 @@ and bytes only; any other name is refused.
 
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy.typing as npt
 
 from thingstuff.errors import InputError
 
-MOST_TUPLES = 50_000
+MOST_TUPLES = 10_000
 """Tuples of a file, of which an array takes about eight: nested without end, they would break the interpreter."""
 MOST_AXES = 32
 """Axes of an array, which are the most that numpy 1 has."""
@@ -28,6 +30,29 @@ Array = npt.NDArray[Any]
 
 class RefusedError(ValueError):
     """What a file holds that weights have no need of."""
+
+
+_LEFT: ContextVar[int] = ContextVar("_LEFT", default=0)
+
+
+@contextmanager
+def memory_for(size: int) -> Iterator[None]:
+    """Let arrays be made from a file of `size` bytes, and no more than it can hold.
+
+    A text that a file keeps and takes for a thousand arrays would grow it a thousandfold. Raises `RefusedError` there.
+    """
+    token = _LEFT.set(2 * size)  # Python 3's pickles of old protocols turn an array's text into bytes first
+    try:
+        yield
+    finally:
+        _LEFT.reset(token)
+
+
+def _take(size: int) -> None:
+    left = _LEFT.get() - size
+    if left < 0:
+        raise RefusedError("arrays of more bytes than it has")
+    _LEFT.set(left)
 
 
 class Stand:
@@ -52,7 +77,7 @@ class Numbers:
 
     def __init__(self, code: Any, *_: Any) -> None:
         dtype = np.dtype(code) if isinstance(code, str) and len(code) < 8 else None
-        if dtype is None or dtype.kind not in KINDS:
+        if dtype is None or dtype.kind not in KINDS or dtype.itemsize > 8:  # torch has no longer ones
             told = "" if dtype is None else f" ({dtype})"
             raise RefusedError(f"an array of what is no kind of number{told}")
         self.dtype = dtype
@@ -69,11 +94,15 @@ class Pending:
     """An array as numpy pickles it: made empty, its shape and values given afterwards."""
 
     __slots__ = ("array",)
+    array: Array
 
-    def __init__(self, kind: Any, shape: Any, code: Any) -> None:
+    # A pickle can make an object without `__init__`, but not without this.
+    def __new__(cls, kind: Any = None, shape: Any = None, code: Any = None) -> "Pending":
         if kind is not _NDARRAY or shape != (0,):
             raise RefusedError("an object that is made like an array and is none")
-        self.array: Array = np.zeros(0)
+        pending = object.__new__(cls)
+        pending.array = np.zeros(0)
+        return pending
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) not in (4, 5):
@@ -94,6 +123,7 @@ def _array(values: Any, numbers: Any, shape: Any, order: Any) -> Array:
         size *= n
     if size != len(data):
         raise RefusedError(f"an array of {len(data)} bytes whose shape {list(shape)} needs {size}")
+    _take(size)
     array = np.frombuffer(data, numbers.dtype).reshape(shape, order="F" if order == "F" else "C")
     return array.astype(numbers.dtype.newbyteorder("="))
 
@@ -120,6 +150,7 @@ def _scalar(numbers: Any, value: Any) -> Any:
 def _encode(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise RefusedError("a text in another encoding than Latin-1")
+    _take(len(text))
     return text.encode("latin-1")
 
 
@@ -187,7 +218,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
     try:
         content = path.read_bytes()
         _check_claims(content)
-        value = RestrictedUnpickler(BytesIO(content), encoding="latin1").load()
+        with memory_for(len(content)):
+            value = RestrictedUnpickler(BytesIO(content), encoding="latin1").load()
     except RefusedError as error:
         raise InputError(f"{path} is refused: it holds {error}; only arrays and plain values are read") from None
     except Exception as error:  # noqa: BLE001 -- a broken pickle raises one of many kinds, all mean the same
@@ -211,6 +243,8 @@ def _check_claims(content: bytes) -> None:
     """Raise `RefusedError` for numbers in a pickle that would have Python set aside memory without end."""
     tuples = 0
     for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name == "DUP":
+            raise RefusedError("a value doubled, which no pickler writes")
         if "PUT" in opcode.name and isinstance(argument, int) and argument > len(content):
             raise RefusedError(f"a place {argument} in its memory, which is larger than the file")
         tuples += "TUPLE" in opcode.name

@@ -32,7 +32,7 @@ from thingstuff.predicting import OVERLAYS
 from thingstuff.recipes import default_recipe, model_of, recipe_for
 from thingstuff.recipes.settings import changed_training, shortest_settings
 from thingstuff.report import Example, RunReport, write_report
-from thingstuff.scoring import evaluate_model
+from thingstuff.scoring import evaluate_model, refuse_other_categories
 from thingstuff.training import Listener, TrainConfig, fit
 from thingstuff.transfer import settings_of, take_over
 from thingstuff.weights import load_backbone
@@ -386,8 +386,12 @@ def evaluate_run(
     progress: Callable[[int, int], None] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> PQResult:
-    """Score a checkpoint or a run's best one on a split of a data set, with settings of the model by dotted key."""
+    """Score a checkpoint or a run's best one on a split of a data set, with settings of the model by dotted key.
+
+    Raises `InputError` where model and data differ in their categories, and for files that cannot be read.
+    """
     dataset = CocoPanoptic.open(data, split)
     dataset.check_files()
     model = pretrained.load_changed(weights, changes or {})
+    refuse_other_categories(model, str(weights), dataset)
     return evaluate_model(model, dataset, progress=progress).result()

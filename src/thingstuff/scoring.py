@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from thingstuff.data.coco import CocoPanoptic
+from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PQAccumulator
 from thingstuff.models.base import PanopticModel
 
@@ -40,3 +41,19 @@ def evaluate_model(
     for record in data.records:  # in the order of the ground truth, which decides the last bit of the sums
         whole.add_matches(record.image_id, parts[record.image_id])
     return whole
+
+
+def refuse_other_categories(model: PanopticModel, weights: str, data: CocoPanoptic) -> None:
+    """Raise `InputError`, before anything is predicted, where a model's categories are not the data's."""
+    theirs, ours = model.categories, data.categories
+    if theirs == ours:
+        return
+    lists = (
+        ("the data lack", [name for name in theirs.names if name not in ours.names]),
+        ("the weights lack", [name for name in ours.names if name not in theirs.names]),
+    )
+    parts = [f"{who} {', '.join(names[:3])}{' and more' if len(names) > 3 else ''}" for who, names in lists if names]
+    raise InputError(
+        f"{weights}: the categories of the weights are not those of {data.paths.json} "
+        f"({'; '.join(parts) or 'equal names in another order, with other ids or kinds'}); give other weights or data"
+    )

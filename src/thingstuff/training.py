@@ -24,6 +24,7 @@ from thingstuff.data.loading import Batch, training_batches
 from thingstuff.data.transforms import AugmentConfig
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PQResult
+from thingstuff.memory import telling_of_memory
 from thingstuff.models.base import PanopticModel
 from thingstuff.optim import clip_gradients, learning_rate, optimizer, set_learning_rate
 from thingstuff.resuming import optimizer_state, optimizer_tensors, random_state, set_random_state, truncate_metrics
@@ -180,7 +181,8 @@ def fit(
 
     Each stage has an optimiser of its own. With `resume` a run goes on after its last checkpoint as if it had never
     stopped. Returns the last evaluation; None without `val` or anything to score. Raises `Interrupted` on Ctrl-C after
-    saving, `NonFiniteLossError`, `InputError` for a full disk, another run's checkpoint or a part the model lacks.
+    saving, `NonFiniteLossError`, `InputError` for a full disk, too little memory, another run's checkpoint or
+    a part the model lacks.
     """
     for stage_config in config.stages:
         model.check_part(stage_config.learns)
@@ -216,7 +218,8 @@ def _run_stage(
     step_module, updates = _begin_stage(run, stage, state)
     result = None
     for step, batches in itertools.islice(steps, max(0, stage.end - max(stage.begin, state.values["step"]))):
-        record = _update(run, stage, step_module, updates, step, batches)
+        with telling_of_memory(step + 1, run.out):
+            record = _update(run, stage, step_module, updates, step, batches)
         run.log(record)
         run.listener.step(record)
         done = step + 1

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from thingstuff.backbones import ResNet
 from thingstuff.errors import InputError
-from thingstuff.restricted_pickle import ARRAYS_FOR_TORCH, arrays_in
+from thingstuff.restricted_pickle import ARRAYS_FOR_TORCH, arrays_in, memory_for
 
 Rules = Sequence[tuple[str, str]]
 """Patterns of keys, and what those that match become."""
+WRAPPERS = ("model", "state_dict")
+"""Keys under which training checkpoints keep their state dict."""
 BACKBONE_FILE = "backbone.safetensors"
 """What `thingstuff weights import` calls a backbone's weights in its folder."""
 _ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|.)?")
@@ -50,8 +52,10 @@ def read_state(path: Path) -> dict[str, Any]:
             state: Any = load_file(path)
         else:
             # plain values, as DETR's authors keep them, and arrays and numbers of numpy's, as detectron2 does
-            with torch.serialization.safe_globals([argparse.Namespace, *ARRAYS_FOR_TORCH]):
+            admitted = torch.serialization.safe_globals([argparse.Namespace, *ARRAYS_FOR_TORCH])
+            with admitted, memory_for(path.stat().st_size):
                 state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _with_tensors(state)
     except Exception as error:  # noqa: BLE001 -- a broken file raises one of many kinds, all mean the same to its owner
         text = _ESCAPE_CODE.sub("", str(error)).strip()
         # the first text is a key of the reader's own; the second advises to run what the file holds
@@ -61,14 +65,20 @@ def read_state(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} cannot be read as weights ({reason}); give a .safetensors or .pth of tensors"
         ) from None
-    for wrapper in ("model", "state_dict"):
+    for wrapper in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if isinstance(state, dict):
-        state = tensors_of(arrays_in(state))
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path} holds no state dict of tensors")
     return state
+
+
+def _with_tensors(state: Any) -> Any:
+    """Return a file's dict, and one that it wraps, with tensors for numpy's arrays."""
+    if not isinstance(state, dict):
+        return state
+    wrapped = {key: _with_tensors(state[key]) for key in WRAPPERS if isinstance(state.get(key), dict)}
+    return {**tensors_of(arrays_in(state)), **wrapped}
 
 
 def tensors_of(values: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -1,0 +1,27 @@
+"""Running out of memory, told so that it can be mended."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from thingstuff.errors import InputError
+
+_OF_A_CPU = ("can't allocate memory", "DefaultCPUAllocator", "not enough memory")
+"""What PyTorch says on a CPU, where it has no error of its own for it."""
+
+
+@contextmanager
+def telling_of_memory(step: int, out: Path) -> Iterator[None]:
+    """Run a training's step; raises `InputError` that says what to lower where memory does not suffice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        of_memory = isinstance(error, torch.cuda.OutOfMemoryError | MemoryError)
+        if not of_memory and not any(words in str(error) for words in _OF_A_CPU):
+            raise
+        raise InputError(
+            f"out of memory at step {step}: lower batch_size (accumulate raised as much keeps the pictures of a step) "
+            f"or augment.short_sides. A checkpoint before it stays in {out}"
+        ) from None
