@@ -20,6 +20,8 @@ STUFF_PIXELS = 4_000_000
 """The same where stuff competes."""
 BAND_ROWS, BLOCK_COLUMNS = 32, 64
 """Pixels that are made at once when things are merged; small blocks read few cells besides their own."""
+REFERENCE_AREA = 640 * 480
+"""Pixels of the pictures that an area limit is meant for, where it is relative."""
 PLANE = 24
 """Things whose set one fp32 number tells exactly, a bit for each."""
 
@@ -46,6 +48,11 @@ class Instances:
     boxes_xyxy: Float[Tensor, "N 4"]
     labels: Int[Tensor, "N"]
     scores: Float[Tensor, "N"]
+
+
+def area_limit(area: float, relative: bool, size: Size) -> float:
+    """Return the pixels below which stuff is dropped from a picture of (height, width); `relative` scales them."""
+    return area * size[0] * size[1] / REFERENCE_AREA if relative else area
 
 
 def _restore_in_chunks(segments: Segments, pixels: int | None = None) -> Iterator[Tensor]:

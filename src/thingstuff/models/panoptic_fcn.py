@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from thingstuff.backbones import ResNet
 from thingstuff.layers import FPN, SemanticFPN, sum_of_levels
 from thingstuff.losses import count_over_processes, dice_loss, sigmoid_focal_loss, weighted_dice_loss
-from thingstuff.merging import ThingsFirst, merge_things_first
+from thingstuff.merging import ThingsFirst, area_limit, merge_things_first
 from thingstuff.models.base import ModelConfig, PanopticModel
 from thingstuff.models.panoptic_fcn_config import PanopticFCNConfig
 from thingstuff.models.panoptic_fcn_heads import FeatureEncoder, KernelHead, PositionHead
@@ -44,8 +44,6 @@ from thingstuff.structures import Images, Segments, Size, Target
 __all__ = ["PanopticFCN", "PanopticFCNConfig", "PanopticFCNOutput", "positive_kernels"]
 
 FIRST_LEVEL = 3
-REFERENCE_AREA = 640 * 480
-"""Pixels of the pictures that `stuff_area` is meant for, where it is relative."""
 
 
 @dataclass(frozen=True)
@@ -265,9 +263,8 @@ class PanopticFCN(PanopticModel):
     def merge(self, segments: Segments) -> Panoptic:
         """Paste things by falling score, then give what is left to stuff by argmax."""
         c = self.config
-        height, width = segments.frame.original
-        scale = height * width / REFERENCE_AREA if c.stuff_area_relative else 1.0
-        settings = ThingsFirst(c.thing_score, c.mask_threshold, c.overlap, c.stuff_area * scale)
+        least = area_limit(c.stuff_area, c.stuff_area_relative, segments.frame.original)
+        settings = ThingsFirst(c.thing_score, c.mask_threshold, c.overlap, least)
         return merge_things_first(segments, self.categories, settings)
 
     def _stuff_names(self, device: torch.device) -> Tensor:

@@ -26,7 +26,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from thingstuff.backbones import BackboneConfig, ResNet
 from thingstuff.layers import FPN, SemanticFPN
 from thingstuff.losses import count_over_processes
-from thingstuff.merging import ThingsFirst, merge_things_first
+from thingstuff.merging import ThingsFirst, area_limit, merge_things_first
 from thingstuff.models.base import ModelConfig, PanopticModel, PreprocessConfig, padded_to
 from thingstuff.models.panoptic_fpn_targets import (
     NO_CLASS,
@@ -46,8 +46,6 @@ BOX_CELLS = 7
 """Cells along a box that the box head pools; the mask head pools twice as many and gives four times as many."""
 SMOOTH = 1 / 9
 """Where the smooth L1 loss of boxes turns from squared to linear."""
-REFERENCE_AREA = 640 * 480
-"""Pixels of the pictures that `stuff_area` is meant for, where it is relative."""
 
 
 class PanopticFPNConfig(ModelConfig):
@@ -319,9 +317,8 @@ class PanopticFPN(PanopticModel):
     def merge(self, segments: Segments) -> Panoptic:
         """Paste things by falling score, then give what is left to stuff by argmax (section 4.1)."""
         c = self.config
-        height, width = segments.frame.original
-        scale = height * width / REFERENCE_AREA if c.stuff_area_relative else 1.0
-        settings = ThingsFirst(c.thing_score, c.mask_threshold, c.overlap, c.stuff_area * scale)
+        least = area_limit(c.stuff_area, c.stuff_area_relative, segments.frame.original)
+        settings = ThingsFirst(c.thing_score, c.mask_threshold, c.overlap, least)
         return merge_things_first(segments, self.categories, settings)
 
 
