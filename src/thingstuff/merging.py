@@ -50,7 +50,7 @@ class Instances:
     scores: Float[Tensor, "N"]
 
 
-def area_limit(area: float, relative: bool, size: Size) -> float:
+def area_limit(area: float | int, relative: bool, size: Size) -> float:
     """Return the pixels below which stuff is dropped from a picture of (height, width); `relative` scales them."""
     return area * size[0] * size[1] / REFERENCE_AREA if relative else area
 
