@@ -15,7 +15,7 @@ from thingstuff.models import create
 from thingstuff.models.base import PanopticModel
 from thingstuff.models.panoptic_fcn import PanopticFCNConfig
 from thingstuff.panoptic import Categories
-from thingstuff.recipes.panoptic_fcn import AUTHORS_MEAN
+from thingstuff.recipes.panoptic_fcn import AUTHORS_MEAN, AUTHORS_MODEL
 from thingstuff.weights import Rules, renamed
 
 AUTHORS_SETTINGS: Mapping[str, Any] = {
@@ -23,8 +23,7 @@ AUTHORS_SETTINGS: Mapping[str, Any] = {
     "preprocess.mean": AUTHORS_MEAN,
     "preprocess.std": (1, 1, 1),
     "backbone.stride_in_1x1": True,
-    "unlabelled": "negative",
-    "stuff_area_relative": False,
+    **AUTHORS_MODEL,
 }
 """How the authors' models see pictures and learn, which their weights do not tell and which is the same for all."""
 NAMES = {101: "panoptic-fcn-r101", 50: "panoptic-fcn-r50", 34: "panoptic-fcn-r18", 18: "panoptic-fcn-r18"}
