@@ -9,21 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from thingstuff.evaluation.evaluator import evaluate
 
 from thingstuff.errors import InputError
-from thingstuff.evaluation.pq import (
-    AveragePQ,
-    ClassPQ,
-    ClassSums,
-    Match,
-    PQAccumulator,
-    PQResult,
-    TruthSegment,
-    evaluate,
-    match_segments,
-    overlaps,
-)
+from thingstuff.evaluation.counting import overlaps
+from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQAccumulator, PQResult
 from thingstuff.evaluation.pq_files import score_files
+from thingstuff.evaluation.segments import ClassSums, Match, TruthSegment, match_segments
 from thingstuff.io import read_id_map, write_coco_panoptic, write_id_map
 from thingstuff.panoptic import Categories, Panoptic, Segment
 

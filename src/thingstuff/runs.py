@@ -23,7 +23,7 @@ from thingstuff.backbones import ResNet
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
-from thingstuff.evaluation.pq import PictureMatches, PQAccumulator, PQResult
+from thingstuff.evaluation.pq import PQAccumulator, PQResult
 from thingstuff.io import atomic_write
 from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
@@ -361,15 +361,9 @@ def _examples(model: PanopticModel, val: CocoPanoptic, score: PQAccumulator) -> 
     examples = []
     for index, picture, prediction in zip(chosen, pictures, model.predict(pictures), strict=True):
         record = val.records[index]
-        pq = picture_pq(score.per_picture[record.image_id])
+        pq = score.per_picture[record.image_id].pq
         examples.append(Example(record.file_name, picture, val.panoptic(index), prediction, pq))
     return examples
-
-
-def picture_pq(matches: PictureMatches) -> float | None:
-    """Return one picture's PQ over its segments, all classes together; None where it has none."""
-    total = len(matches.matched) + 0.5 * (len(matches.missed) + len(matches.false))
-    return sum(m.iou for m in matches.matched) / total if total else None
 
 
 def _write_overlays(folder: Path, examples: Sequence[Example]) -> None:

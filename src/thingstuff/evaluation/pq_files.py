@@ -7,16 +7,9 @@ from typing import Any, NamedTuple
 
 from thingstuff.data import coco
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.evaluation.pq import (
-    ImageId,
-    Overlaps,
-    PQAccumulator,
-    Progress,
-    TruthSegment,
-    match_segments,
-    overlaps,
-    segment_areas,
-)
+from thingstuff.evaluation.counting import overlaps
+from thingstuff.evaluation.pq import PQAccumulator, Progress
+from thingstuff.evaluation.segments import ImageId, Overlaps, TruthSegment, match_segments, segment_areas
 from thingstuff.io import id_map_size, map_folder, read_id_map, read_sections
 from thingstuff.panoptic import Categories
 

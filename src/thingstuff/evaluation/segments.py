@@ -1,0 +1,145 @@
+"""One picture's ground truth and prediction against each other: which segments meet, and which match.
+
+Letters: H W pixels of a picture.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+ImageId = int | str
+Overlaps = dict[tuple[int, int], int]
+"""(ground-truth id, predicted id) -> pixels they share, ascending; 0 is void on either side."""
+
+
+@dataclass
+class ClassSums:
+    """The sum of a class's IoUs over its matches, its matches (tp), unmatched predictions (fp) and truths (fn)."""
+
+    iou: float = 0.0
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+
+class TruthSegment(NamedTuple):
+    """What matching needs of a ground-truth segment."""
+
+    category_id: int
+    area: float
+    iscrowd: bool
+
+
+class Match(NamedTuple):
+    """A ground-truth segment and the prediction that found it (IoU > 0.5)."""
+
+    truth_id: int
+    prediction_id: int
+    category_id: int
+    iou: float
+
+
+@dataclass(frozen=True)
+class PictureMatches:
+    """What became of every segment of one picture, except the ground truth's crowds.
+
+    `matched` pairs in ascending order of (ground-truth id, predicted id); then id -> category_id of `missed` truths,
+    `false` predictions, and those `ignored` because more than half lies in void and crowds of their class.
+    """
+
+    matched: tuple[Match, ...]
+    missed: Mapping[int, int]
+    false: Mapping[int, int]
+    ignored: Mapping[int, int]
+
+    def add_to(self, sums: dict[int, ClassSums]) -> None:
+        """Add to sums per category_id, one IoU after the other: the order decides the last bit."""
+        for match in self.matched:
+            entry = sums.setdefault(match.category_id, ClassSums())
+            entry.tp += 1
+            entry.iou += match.iou
+        for category_id in self.missed.values():
+            sums.setdefault(category_id, ClassSums()).fn += 1
+        for category_id in self.false.values():
+            sums.setdefault(category_id, ClassSums()).fp += 1
+
+    @property
+    def pq(self) -> float | None:
+        """The picture's PQ over its segments, all classes together, as a fraction; None where it has none."""
+        total = len(self.matched) + 0.5 * (len(self.missed) + len(self.false))
+        return sum(m.iou for m in self.matched) / total if total else None
+
+    def sums(self) -> dict[int, ClassSums]:
+        """Return the picture's own sums per category_id that occurs."""
+        sums: dict[int, ClassSums] = {}
+        self.add_to(sums)
+        return sums
+
+
+@dataclass(frozen=True)
+class ScoredPicture:
+    """One picture compared, without its pixels: what every measure adds up.
+
+    `shared` holds the void pixels too; `truths` (crowds included) and `predictions` (id -> category_id) are the
+    segments that take part, each with a pixel; `boundary` is Boundary PQ's own matching where it was asked for.
+    """
+
+    image_id: ImageId
+    shared: Overlaps
+    truths: Mapping[int, TruthSegment]
+    predictions: Mapping[int, int]
+    matches: PictureMatches
+    boundary: PictureMatches | None = None
+
+    @cached_property
+    def areas(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
+        """Pixels of each ground-truth id and of each predicted id as counted in the maps, void (0) included."""
+        return segment_areas(self.shared)
+
+
+def segment_areas(shared: Overlaps) -> tuple[Counter[int], Counter[int]]:
+    """Return the pixels of each ground-truth id and of each predicted id, void (0) included."""
+    truths: Counter[int] = Counter()
+    predictions: Counter[int] = Counter()
+    for (truth_id, predicted_id), pixels in shared.items():
+        truths[truth_id] += pixels
+        predictions[predicted_id] += pixels
+    return truths, predictions
+
+
+def match_segments(
+    shared: Overlaps, truths: Mapping[int, TruthSegment], predicted: Mapping[int, int]
+) -> PictureMatches:
+    """Match one picture's segments; `predicted` maps id -> category_id, and each has a pixel.
+
+    A pair of one class matches where its IoU exceeds 0.5; void pixels of the prediction are left out of the union.
+    Section 4 of the paper; where that leaves a choice, panopticapi's: of several crowds of a class the last counts.
+    """
+    _, areas = segment_areas(shared)
+    pairs = ((t, p, common) for (t, p), common in shared.items() if t in truths and p in predicted)
+    matched = []
+    for truth_id, predicted_id, common in pairs:
+        truth = truths[truth_id]
+        if truth.iscrowd or truth.category_id != predicted[predicted_id]:
+            continue
+        union = areas[predicted_id] + truth.area - common - shared.get((0, predicted_id), 0)
+        # a stated area may be so wrong that nothing is left of the union; panopticapi divides by it all the same
+        iou = common / union if union else math.inf
+        if iou > 0.5:
+            matched.append(Match(truth_id, predicted_id, truth.category_id, iou))
+    found_truths, found_predictions = {m.truth_id for m in matched}, {m.prediction_id for m in matched}
+    missed = {i: t.category_id for i, t in truths.items() if not t.iscrowd and i not in found_truths}
+    crowds = {t.category_id: i for i, t in truths.items() if t.iscrowd}
+    false: dict[int, int] = {}
+    ignored: dict[int, int] = {}
+    for predicted_id, category_id in predicted.items():
+        if predicted_id in found_predictions:
+            continue
+        excused = shared.get((0, predicted_id), 0)
+        if category_id in crowds:
+            excused += shared.get((crowds[category_id], predicted_id), 0)
+        (ignored if excused / areas[predicted_id] > 0.5 else false)[predicted_id] = category_id
+    return PictureMatches(tuple(matched), missed, false, ignored)
