@@ -13,11 +13,11 @@ import pytest
 import torch
 from jaxtyping import config as jaxtyping_config
 from PIL import Image
-from thingstuff.evaluation.evaluator import evaluate
 from torch import Tensor
 
 from thingstuff.boxes import boxes_of_masks
 from thingstuff.errors import InputError
+from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.models import create
 from thingstuff.models.base import PanopticModel, Picture
 from thingstuff.panoptic import Categories, Panoptic, Segment

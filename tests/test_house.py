@@ -48,7 +48,8 @@ except SystemExit as end:
 """
 LOADED = "print('torch' in sys.modules, 'torchvision' in sys.modules, 'matplotlib' in sys.modules)"
 WITHOUT_TORCH = [
-    "errors", "panoptic", "coco_categories", "io", "data.coco", "data.scenes", "evaluation.pq", "evaluation.evaluator", "evaluation.baselines",
+    "errors", "panoptic", "coco_categories", "io", "data.coco", "data.scenes", "evaluation.pq",
+    "evaluation.evaluator", "evaluation.baselines",
     "drawing", "report", "cli",
 ]  # fmt: skip
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from thingstuff.evaluation.evaluator import evaluate
 
 from thingstuff.errors import InputError
 from thingstuff.evaluation.counting import overlaps
+from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQAccumulator, PQResult
 from thingstuff.evaluation.pq_files import score_files
 from thingstuff.evaluation.segments import ClassSums, Match, TruthSegment, match_segments

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from thingstuff.data.coco import CocoPanoptic
     from thingstuff.drawing import overlay
     from thingstuff.errors import InputError
-    from thingstuff.evaluation.pq import PQResult, evaluate
+    from thingstuff.evaluation.evaluator import evaluate
+    from thingstuff.evaluation.pq import PQResult
     from thingstuff.models import MODELS, create
     from thingstuff.models.base import PanopticModel
     from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
@@ -38,7 +39,7 @@ _HOME = {
     "Target": "structures",
     "TrainConfig": "training",
     "create": "models",
-    "evaluate": "evaluation.pq",
+    "evaluate": "evaluation.evaluator",
     "fit": "training",
     "load": "pretrained",
     "overlay": "drawing",

@@ -178,7 +178,7 @@ def evaluate(
 
 def _evaluate_files(console: "Console", gt: Any, pred: Any, gt_folder: Any, pred_folder: Any, like: bool) -> "PQResult":
     from thingstuff.display import counting
-    from thingstuff.evaluation.pq import evaluate as evaluate_files
+    from thingstuff.evaluation.evaluator import evaluate as evaluate_files
 
     with counting(console, "comparing") as progress:
         return evaluate_files(gt, pred, gt_folder, pred_folder, like_panopticapi=like, progress=progress)
