@@ -1,0 +1,263 @@
+"""Why the PQ is what it is: causes counted, what curing each would bring, confusions, and the worst pictures.
+
+Causes and cures are those of docs/causes.md. Letters: C classes.
+"""
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thingstuff.errors import InputError
+from thingstuff.evaluation.causes import CAUSES, SegmentError, segment_errors
+from thingstuff.evaluation.pq import ClassPQ, PQResult
+from thingstuff.evaluation.segments import ImageId, ScoredPicture
+from thingstuff.panoptic import Categories
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SIZES = ("small", "medium", "large")
+_SIZE_LIMITS = (32**2, 96**2)  # pixels, COCO's: a segment of exactly this many is of the larger size
+_CONFUSIONS_KEPT = 50
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """A cause among the segments of one size: unmatched truths, predictions, and PQ's rise if these were cured."""
+
+    size: str
+    truths: int
+    predictions: int
+    gain: float | None
+
+
+@dataclass(frozen=True)
+class CauseRow:
+    """A cause: how many truths and predictions it left unmatched, and how much PQ would rise if it were cured.
+
+    Gains are fractions; None where there is no PQ to compare, before or after.
+    """
+
+    cause: str
+    truths: int
+    predictions: int
+    gain: float | None
+    gain_things: float | None
+    gain_stuff: float | None
+    sizes: tuple[SizeRow, ...]
+
+
+@dataclass(frozen=True)
+class ClassCause:
+    """A cause among the segments of one class; `gain` is the rise of the class's own PQ if the cause were cured."""
+
+    cause: str
+    truths: int
+    predictions: int
+    gain: float | None
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class and its causes."""
+
+    category_id: int
+    name: str
+    isthing: bool
+    causes: tuple[ClassCause, ...]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixels of one class (category_id) that the prediction gives to another, or to none (None)."""
+
+    truth: int
+    predicted: int | None
+    pixels: int
+
+
+@dataclass(frozen=True)
+class WorstPicture:
+    """A picture of low PQ (its segments' own, all classes together), its matches and what went wrong in it."""
+
+    image_id: ImageId
+    pq: float
+    matched: int
+    errors: tuple[SegmentError, ...]
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """Causes in the order of `CAUSES`, in sum and per class; pixels confused; the worst pictures, worst first.
+
+    `mask_gain` is PQ's rise if every match were exact (RQ - PQ). `thing_stuff` counts the pixels [3, 3] of things,
+    stuff and void, ground truth by row, prediction by column. `confusions` leave out what is void in the ground truth.
+    """
+
+    causes: tuple[CauseRow, ...]
+    per_class: tuple[ClassRow, ...]
+    mask_gain: float | None
+    mask_gain_things: float | None
+    mask_gain_stuff: float | None
+    thing_stuff: tuple[tuple[int, ...], ...]
+    confusions: tuple[Confusion, ...]
+    worst: tuple[WorstPicture, ...]
+
+    @property
+    def labelled_pixels(self) -> int:
+        """Pixels that the ground truth gives to a thing or to stuff."""
+        return sum(map(sum, self.thing_stuff[:2]))
+
+    def tables(self, per_class: bool = False) -> "list[Table]":
+        """Return the tables for the terminal, in percent; those without a row are left out."""
+        from thingstuff.evaluation.error_tables import error_tables
+
+        return error_tables(self, per_class)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values, exact to the bit; `from_json` reads them back."""
+        worst = [{**vars(w), "errors": [e._asdict() for e in w.errors]} for w in self.worst]
+        return {**asdict(self), "worst": worst}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ErrorReport":
+        """Read what `to_json` returned. Raises `InputError` where a field is missing or wrong."""
+        try:
+            fields = {
+                "causes": tuple(
+                    CauseRow(**{**row, "sizes": tuple(SizeRow(**s) for s in row["sizes"])}) for row in data["causes"]
+                ),
+                "per_class": tuple(
+                    ClassRow(**{**row, "causes": tuple(ClassCause(**c) for c in row["causes"])})
+                    for row in data["per_class"]
+                ),
+                "thing_stuff": tuple(map(tuple, data["thing_stuff"])),
+                "confusions": tuple(Confusion(**row) for row in data["confusions"]),
+                "worst": tuple(WorstPicture(**{**row, "errors": _errors(row["errors"])}) for row in data["worst"]),
+            }
+            return cls(**{**data, **fields})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"no error report: {error!r}; give what to_json() returned") from None
+
+
+def _errors(rows: Iterable[Mapping[str, Any]]) -> tuple[SegmentError, ...]:
+    return tuple(SegmentError(**{**row, "partners": tuple(row["partners"])}) for row in rows)
+
+
+class ErrorAccumulator:
+    """Adds up why segments were not matched; memory does not grow with the pictures, of which it keeps the `worst`."""
+
+    def __init__(self, categories: Categories, worst: int = 20) -> None:
+        self.categories = categories
+        self._worst = worst
+        # the best of the worst stands first; a picture's number keeps earlier ones and makes every key unique
+        self._heap: list[tuple[float, int, int, WorstPicture, ScoredPicture]] = []
+        self._counts = np.zeros((len(categories), len(CAUSES), len(SIZES), 2), np.int64)
+        self._pixels: dict[tuple[int | None, int | None], int] = {}
+        self._pictures = 0
+
+    def add(self, picture: ScoredPicture) -> None:
+        """Add one picture; segments of categories that are not listed count nowhere."""
+        self._pictures += 1
+        self._add_pixels(picture)
+        label_of = self.categories.label_of
+        errors = tuple(e for e in segment_errors(picture) if e.category_id in label_of)
+        for e in errors:
+            size = sum(e.area >= limit for limit in _SIZE_LIMITS)
+            self._counts[label_of[e.category_id], CAUSES.index(e.cause), size, 0 if e.is_truth else 1] += 1
+        pq = picture.matches.pq
+        if pq is not None and pq != 1:
+            row = WorstPicture(picture.image_id, pq, len(picture.matches.matched), errors)
+            entry = (-pq, len(errors), -self._pictures, row, picture)
+            (heapq.heappush if len(self._heap) < self._worst else heapq.heappushpop)(self._heap, entry)
+
+    def result(self, pq: PQResult) -> ErrorReport:
+        """Return the report over the pictures so far, whose PQ this is."""
+        counts = self._counts.sum(2)  # [C, causes, 2]
+        cured = [_cured(pq, counts[:, cause]) for cause in range(len(CAUSES))]
+        return ErrorReport(
+            causes=tuple(self._cause(pq, cause, after) for cause, after in enumerate(cured)),
+            per_class=tuple(_class_row(pq, cured, label, counts[label].tolist()) for label in range(len(counts))),
+            mask_gain=_rise(pq.all.pq, pq.all.rq),
+            mask_gain_things=_rise(pq.things.pq, pq.things.rq),
+            mask_gain_stuff=_rise(pq.stuff.pq, pq.stuff.rq),
+            thing_stuff=self._thing_stuff(),
+            confusions=self._confusions(),
+            worst=tuple(entry[-2] for entry in sorted(self._heap, reverse=True)),
+        )
+
+    def worst_pictures(self) -> tuple[ScoredPicture, ...]:
+        """Return the pictures of the report's `worst`, in that order."""
+        return tuple(entry[-1] for entry in sorted(self._heap, reverse=True))
+
+    def _add_pixels(self, picture: ScoredPicture) -> None:
+        truths, predictions = picture.truths, picture.predictions
+        label_of, pixels = self.categories.label_of, self._pixels
+        for (t, p), common in picture.shared.items():
+            truth = truths[t].category_id if t in truths else None
+            if truth in label_of or t == 0:
+                pair = truth, predictions.get(p)
+                pixels[pair] = pixels.get(pair, 0) + common
+
+    def _cause(self, pq: PQResult, cause: int, after: PQResult) -> CauseRow:
+        counts = self._counts[:, cause]  # [C, sizes, 2]
+        sizes = []
+        for size, name in enumerate(SIZES):
+            truths, predictions = counts[:, size].sum(0).tolist()
+            gain = _rise(pq.all.pq, _cured(pq, counts[:, size]).all.pq)
+            sizes.append(SizeRow(name, truths, predictions, gain))
+        truths, predictions = counts.sum((0, 1)).tolist()
+        return CauseRow(
+            cause=CAUSES[cause],
+            truths=truths,
+            predictions=predictions,
+            gain=_rise(pq.all.pq, after.all.pq),
+            gain_things=_rise(pq.things.pq, after.things.pq),
+            gain_stuff=_rise(pq.stuff.pq, after.stuff.pq),
+            sizes=tuple(sizes),
+        )
+
+    def _thing_stuff(self) -> tuple[tuple[int, ...], ...]:
+        rows = [[0, 0, 0] for _ in range(3)]
+        for (truth, predicted), pixels in self._pixels.items():
+            rows[self._kind(truth)][self._kind(predicted)] += pixels
+        return tuple(map(tuple, rows))
+
+    def _kind(self, category_id: int | None) -> int:
+        return 2 if category_id is None else int(not self.categories.things[self.categories.label_of[category_id]])
+
+    def _confusions(self) -> tuple[Confusion, ...]:
+        pairs = ((t, p, pixels) for (t, p), pixels in self._pixels.items() if t is not None and t != p)
+        # equally frequent pairs in a fixed order, whatever the pictures' order was
+        rows = sorted(pairs, key=lambda row: (-row[2], row[0], -1 if row[1] is None else row[1]))
+        return tuple(Confusion(*row) for row in rows[:_CONFUSIONS_KEPT])
+
+
+def _cured(pq: PQResult, cures: npt.NDArray[np.int64]) -> PQResult:
+    """Return PQ with so many (truths, predictions) [C, 2] cured; docs/causes.md has the formula."""
+    matches = sum(c.tp for c in pq.per_class)
+    mean = sum(c.iou for c in pq.per_class) / matches if matches else 1.0
+    classes = []
+    for c, (truths, predictions) in zip(pq.per_class, cures.tolist(), strict=True):
+        quality = c.iou / c.tp if c.tp else mean
+        # adding to the sum, not multiplying it anew: where nothing is cured, no bit changes
+        iou = c.iou + quality * truths
+        classes.append(ClassPQ(c.category_id, c.name, c.isthing, iou, c.tp + truths, c.fp - predictions, c.fn - truths))
+    return PQResult.of(classes, pq.pictures)
+
+
+def _class_row(pq: PQResult, cured: Sequence[PQResult], label: int, counts: Sequence[Sequence[int]]) -> ClassRow:
+    own = pq.per_class[label]
+    causes = (
+        ClassCause(name, truths, predictions, _rise(own.pq, after.per_class[label].pq))
+        for name, (truths, predictions), after in zip(CAUSES, counts, cured, strict=True)
+    )
+    return ClassRow(own.category_id, own.name, own.isthing, tuple(causes))
+
+
+def _rise(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
