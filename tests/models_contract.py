@@ -20,7 +20,7 @@ from thingstuff.errors import InputError
 from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.models import create
 from thingstuff.models.base import PanopticModel, Picture
-from thingstuff.panoptic import Categories, Panoptic, Segment
+from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
 from thingstuff.structures import Images, Segments, Target
 
 CATEGORIES = Categories(("sky", "disc", "ground", "box"), (False, True, False, True), (3, 7, 11, 12))
@@ -178,6 +178,50 @@ class ModelContract:
         assert {s.id: s.area for s in result.segments} == dict(zip(ids.tolist(), counts.tolist(), strict=True))
         assert all(s.score is not None and 0 <= s.score <= 1 and s.source is not None for s in result.segments)
         assert result.categories == CATEGORIES
+
+    def test_instances_are_the_scored_things_one_by_one(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        model, (picture, truth) = trained(type(self), name), scene()
+        images = model.pad([picture], [(144, 150)])  # beside padding, and larger than the model sees it
+        with torch.no_grad():
+            output = model.look(images)
+            (candidates,) = model.instance_candidates(output, images, model.segments(output, images))
+        found = model.instances(candidates)
+        assert found.masks.shape == (len(found), 144, 150)
+        assert found.categories == CATEGORIES
+        assert set(found.labels.tolist()) == {1, 3}
+        assert (np.diff(found.scores) <= 0).all()
+        assert ((found.scores >= 0) & (found.scores <= 1)).all()
+        things = candidates.pick([row for row, label in enumerate(candidates.labels.tolist()) if label in (1, 3)])
+        things = things.pick(things.scores.argsort(descending=True, stable=True))
+        whole = things.frame.restore(things.masks) > model.instance_threshold
+        assert things.labels.tolist() == found.labels.tolist()
+        assert (whole.numpy() == found.masks).all()
+        for label in (1, 3):
+            ours = found.masks[found.labels.tolist().index(label)]
+            true = np.asarray(Image.fromarray(truth.semantic() == label).resize((150, 144)))
+            assert (ours & true).sum() / (ours | true).sum() > 0.7
+        monkeypatch.setattr("thingstuff.models.base.INSTANCE_PIXELS", 1)
+        assert (model.instances(candidates).masks == found.masks).all()
+
+    def test_instances_are_at_most_a_hundred_and_may_be_none(self, name: str) -> None:
+        model = self.build(name)
+        frame = model.batch([scene()[0]]).frame(0)
+        labels = torch.tensor([0, *[1] * 101, VOID])
+        scores = torch.linspace(0.2, 0.9, 103)
+        many = Segments(torch.full((103, 4, 4), model.instance_threshold + 0.1), labels, scores, frame)
+        found = model.instances(many)
+        assert len(found) == 100
+        assert found.masks.all()
+        assert found.scores.tolist() == scores[2:102].flip(0).tolist()
+        none = model.instances(many.pick([0, 102]))
+        assert none.masks.shape == (0, *SIZE)
+        assert len(none.labels) == len(none.scores) == 0
+        self.silence(model)
+        with torch.no_grad():
+            images = model.batch([scene()[0]])
+            output = model.look(images)
+            (candidates,) = model.instance_candidates(output, images, model.segments(output, images))
+        assert model.instances(candidates).masks.shape[1:] == SIZE
 
     def test_a_list_gives_what_each_gives_alone(self, name: str) -> None:
         model = trained(type(self), name)

@@ -1,5 +1,6 @@
 """The interface every model offers, and `predict`, which is the same for all."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,12 +16,15 @@ from pydantic_core import InitErrorDetails
 from torch import Tensor, nn
 
 from thingstuff.errors import InputError
+from thingstuff.instances import MOST_INSTANCES, Instances
 from thingstuff.panoptic import Categories, Panoptic
 from thingstuff.sizes import resized_size
 from thingstuff.structures import Images, Segments, Size, Target
 
 Precision = Literal["fp32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+INSTANCE_PIXELS = 16_000_000
+"""Most mask values that are resized at once where instances are made."""
 Picture = npt.NDArray[np.uint8]
 """A picture as uint8 [H, W, 3], RGB."""
 
@@ -155,6 +159,37 @@ class PanopticModel(nn.Module, ABC):
         That is a category's name, a name in brackets for what is no category, or None for a row that is nobody's.
         """
 
+    # ---- instances, before they compete
+
+    @property
+    def instance_threshold(self) -> float:
+        """What the values of `Segments.masks` exceed inside a thing; 0.5 where they are probabilities."""
+        return 0.5
+
+    def instance_candidates(self, output: Any, images: Images, segments: Sequence[Segments]) -> list[Segments]:
+        """Return each picture's candidates for average precision, which rewards unsure ones too.
+
+        Those are its `segments` themselves, unless the model's authors rank more than they let compete.
+        """
+        return list(segments)
+
+    @torch.no_grad()
+    def instances(self, segments: Segments) -> Instances:
+        """Return the things among one picture's candidates by falling score, at most 100, with masks of its own size.
+
+        Each mask is resized by itself and may be empty; nothing competes.
+        """
+        is_thing = torch.tensor([*self.categories.things, False], device=segments.labels.device)[segments.labels]
+        things = segments.pick(is_thing)
+        things = things.pick(things.scores.argsort(descending=True, stable=True)[:MOST_INSTANCES])
+        frame = things.frame
+        masks = np.zeros((len(things), *frame.original), dtype=np.bool_)
+        step = max(1, INSTANCE_PIXELS // max(math.prod(frame.canvas), math.prod(frame.original)))
+        for start in range(0, len(things), step):
+            rows = slice(start, start + step)
+            masks[rows] = (frame.restore(things.masks[rows]) > self.instance_threshold).cpu().numpy()
+        return Instances(masks, things.labels.cpu().numpy(), things.scores.float().cpu().numpy(), self.categories)
+
     # ---- learning in parts
 
     @classmethod
@@ -258,9 +293,25 @@ class PanopticModel(nn.Module, ABC):
             return self._predict_list([pictures], 1, None)[0]
         return self._predict_list(list(pictures), batch_size, progress)
 
+    def predict_with_instances(
+        self,
+        pictures: "Sequence[str | Path | Image.Image | Picture]",
+        watch: Callable[[int, Instances], None],
+        batch_size: int = 8,
+    ) -> list[Panoptic]:
+        """Predict as `predict` does, and call `watch` with each picture's position and its instances, from one look.
+
+        Positions come in any order; what `watch` does not keep is freed.
+        """
+        return self._predict_list(list(pictures), batch_size, None, watch)
+
     @torch.no_grad()
     def _predict_list(
-        self, pictures: list[Any], batch_size: int, progress: Callable[[int], None] | None
+        self,
+        pictures: list[Any],
+        batch_size: int,
+        progress: Callable[[int], None] | None,
+        watch: Callable[[int, Instances], None] | None = None,
     ) -> list[Panoptic]:
         results: dict[int, Panoptic] = {}
         waiting: dict[Size, list[tuple[int, Picture]]] = {}
@@ -274,12 +325,12 @@ class PanopticModel(nn.Module, ABC):
                 full = sum(len(g) for g in waiting.values()) >= 4 * batch_size
                 if len(group) == batch_size or full:
                     fullest = max(waiting.values(), key=len)
-                    self._predict_group(fullest, results)
+                    self._predict_group(fullest, results, watch)
                     fullest.clear()
                     if progress:
                         progress(len(results))
             for group in waiting.values():
-                self._predict_group(group, results)
+                self._predict_group(group, results, watch)
             if progress:
                 progress(len(results))
         finally:
@@ -291,15 +342,24 @@ class PanopticModel(nn.Module, ABC):
         divisor = self.config.preprocess.divisor
         return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
-    def _predict_group(self, group: list[tuple[int, Picture]], results: dict[int, Panoptic]) -> None:
+    def _predict_group(
+        self,
+        group: list[tuple[int, Picture]],
+        results: dict[int, Panoptic],
+        watch: Callable[[int, Instances], None] | None,
+    ) -> None:
         if not group:
             return
         images = self.batch([picture for _, picture in group])
         half = HALF.get(self._precision)
         with torch.autocast(self.device.type, half, enabled=half is not None):
             output = self.look(images)
-        for (index, _), segments in zip(group, self.segments(output, images), strict=True):
+        found = self.segments(output, images)
+        for (index, _), segments in zip(group, found, strict=True):
             results[index] = self.merge(segments)
+        if watch is not None:
+            for (index, _), candidates in zip(group, self.instance_candidates(output, images, found), strict=True):
+                watch(index, self.instances(candidates))
 
 
 def _frozen_to_eval(module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from torchvision.ops import box_convert
 from thingstuff.backbones import BackboneConfig, ResNet
 from thingstuff.boxes import paired_giou
 from thingstuff.errors import InputError
+from thingstuff.instances import MOST_INSTANCES
 from thingstuff.losses import count_over_processes, mean_over_processes, sigmoid_focal_loss
 from thingstuff.matching import CostWeights, Matches, hungarian, matching_cost
 from thingstuff.merging import merge_by_argmax, merge_by_argmax_as_released
@@ -353,13 +354,36 @@ class DETRPanoptic(PanopticModel):
         scores, best = probabilities.max(-1)  # over "no object" too, which is VOID here
         labels = torch.tensor([*self.labels_of_outputs(), VOID], device=best.device)[best]
         kept = (labels != VOID) & (scores > self.config.threshold)
-        h, w = (-(-side // 4) for side in output.canvas)
         result = []
         for b in range(len(images)):
             queries = kept[b].nonzero()[:, 0]
-            masks = self.masks(output, b, queries) if len(queries) else scores.new_zeros(0, h, w)
+            masks = self._masks_of(output, b, queries)
             result.append(Segments(masks, labels[b, queries], scores[b, queries], self._frame(images, b)))
         return result
+
+    @property
+    def instance_threshold(self) -> float:
+        return 0.0  # of logits
+
+    def instance_candidates(self, output: DETROutput, images: Images, segments: Sequence[Segments]) -> list[Segments]:
+        """Return each picture's best things of all queries, unsure ones too, with the best class but "no object".
+
+        So the authors' code ranks them; it shrinks or widens masks to picture size by nearest neighbours, though.
+        """
+        result = []
+        for b, boxes in enumerate(self.boxes(output, images)):
+            is_thing = torch.tensor([*self.categories.things, False], device=boxes.labels.device)[boxes.labels]
+            queries = is_thing.nonzero()[:, 0]
+            queries = queries[boxes.scores[queries].argsort(descending=True, stable=True)[:MOST_INSTANCES]]
+            masks = self._masks_of(output, b, queries)
+            result.append(Segments(masks, boxes.labels[queries], boxes.scores[queries], images.frame(b)))
+        return result
+
+    def _masks_of(self, output: DETROutput, b: int, queries: Int[Tensor, "N"]) -> Float[Tensor, "N h4 w4"]:
+        if len(queries):
+            return self.masks(output, b, queries)
+        h, w = (-(-side // 4) for side in output.canvas)
+        return output.in_full_precision().logits.new_zeros(0, h, w)
 
     def _frame(self, images: Images, b: int) -> Frame:
         frame = images.frame(b)

@@ -260,6 +260,10 @@ class PanopticFCN(PanopticModel):
             for regions, kernels in zip(output.regions, _kernel_maps(output, b), strict=True)
         ]
 
+    @property
+    def instance_threshold(self) -> float:
+        return self.config.mask_threshold
+
     def merge(self, segments: Segments) -> Panoptic:
         """Paste things by falling score, then give what is left to stuff by argmax."""
         c = self.config

@@ -314,6 +314,11 @@ class PanopticFPN(PanopticModel):
             found.append(Segments(torch.cat([things, regions]), all_labels, all_scores, images.frame(b)))
         return found
 
+    @property
+    def instance_threshold(self) -> float:
+        """See the base; published code pastes masks at picture size, here they come by way of `mask_stride`."""
+        return self.config.mask_threshold
+
     def merge(self, segments: Segments) -> Panoptic:
         """Paste things by falling score, then give what is left to stuff by argmax (section 4.1)."""
         c = self.config
