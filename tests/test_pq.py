@@ -15,6 +15,7 @@ from thingstuff.evaluation.counting import overlaps
 from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQAccumulator, PQResult
 from thingstuff.evaluation.pq_files import score_files
+from thingstuff.evaluation.result import Evaluation
 from thingstuff.evaluation.segments import ClassSums, Match, TruthSegment, match_segments
 from thingstuff.io import read_id_map, write_coco_panoptic, write_id_map
 from thingstuff.panoptic import Categories, Panoptic, Segment
@@ -291,7 +292,10 @@ def test_colours_are_no_difference() -> None:
 def test_json_round_trip_is_exact() -> None:
     rng = np.random.default_rng(1)
     truths = [random_scene(rng, crowds=True) for _ in range(2)]
-    result = evaluate(truths, [nearby(rng, truth) for truth in truths])
+    whole = evaluate(truths, [nearby(rng, truth) for truth in truths])
+    assert Evaluation.from_json(json.loads(json.dumps(whole.to_json()))) == whole
+    result = whole.pq
+    assert PQResult.from_json(json.loads(json.dumps(whole.to_json()))) == result
     assert PQResult.from_json(json.loads(json.dumps(result.to_json()))) == result
     lenient = PQResult.of(result.per_class, 2, {999: ClassSums(fn=3)})
     assert PQResult.from_json(json.loads(json.dumps(lenient.to_json()))) == lenient
@@ -342,6 +346,12 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return gt, write_coco_panoptic(tmp_path / "pred", predictions, image_ids=ids)
 
 
+def pq_of_files(
+    gt: Path, pred: Path, like_panopticapi: bool = False, pred_folder: Path | None = None, progress: Any = None
+) -> PQResult:
+    return score_files(gt, pred, None, pred_folder, like_panopticapi, progress).result()
+
+
 def rewrite(path: Path, edit: Edit) -> None:
     data = json.loads(path.read_text())
     edit(data)
@@ -354,39 +364,42 @@ def test_files_score_as_in_memory(files: tuple[Path, Path], like_panopticapi: bo
     truths = [random_scene(rng, crowds=True) for _ in range(3)]
     shuffled = {i: nearby(rng, truths[i]) for i in (2, 0, 1)}
     told: list[tuple[int, int]] = []
-    result = evaluate(*files, like_panopticapi=like_panopticapi, progress=lambda *done: told.append(done))
-    assert result == evaluate(truths, [shuffled[i] for i in range(3)])
+    result = pq_of_files(*files, like_panopticapi=like_panopticapi, progress=lambda *done: told.append(done))
+    in_memory = PQAccumulator(CATEGORIES)
+    for i, truth in enumerate(truths):
+        in_memory.add(truth, shuffled[i])
+    assert result == in_memory.result()
     assert told == [(1, 3), (2, 3), (3, 3)]
     scores = score_files(*map(str, files), like_panopticapi=like_panopticapi)
     assert list(scores.per_picture) == [40, "b", 2]
 
 
 def test_ground_truth_against_itself_is_perfect_without_crowds(files: tuple[Path, Path]) -> None:
-    result = evaluate(files[1], files[1])
+    result = pq_of_files(files[1], files[1])
     assert result.all == AveragePQ(1.0, 1.0, 1.0, result.all.classes)
     assert result.all.classes > 1
 
 
 def test_real_samples_against_themselves(shared_data: Path) -> None:
     path = shared_data / "coco_panoptic_samples" / "panoptic_val.json"
-    result = evaluate(path, path)
+    result = pq_of_files(path, path)
     assert (result.all.pq, result.things.pq, result.stuff.pq, result.pictures) == (1.0, 1.0, 1.0, 3)
 
 
 def test_folders_are_found_or_named(files: tuple[Path, Path], tmp_path: Path) -> None:
-    expected = evaluate(*files)
+    expected = pq_of_files(*files)
     gt, pred = tmp_path / "gt" / "truth.json", tmp_path / "elsewhere.json"
     files[0].rename(gt)  # panoptic/ beside it
     files[1].rename(pred)
     with pytest.raises(InputError, match=r"elsewhere\.json are not in .*elsewhere nor .*panoptic; .*pred_folder"):
-        evaluate(gt, pred)
+        pq_of_files(gt, pred)
     with pytest.raises(InputError, match=r"are not in .*none; .*pred_folder"):
-        evaluate(gt, pred, pred_folder=tmp_path / "none")
-    assert evaluate(gt, pred, pred_folder=tmp_path / "pred" / "panoptic") == expected
+        pq_of_files(gt, pred, pred_folder=tmp_path / "none")
+    assert pq_of_files(gt, pred, pred_folder=tmp_path / "pred" / "panoptic") == expected
     (tmp_path / "pred" / "panoptic").rename(tmp_path / "elsewhere")  # named as the JSON
-    assert evaluate(gt, pred) == expected
+    assert pq_of_files(gt, pred) == expected
     with pytest.raises(InputError, match=r"none\.json is not there"):
-        evaluate(tmp_path / "none.json", pred)
+        pq_of_files(tmp_path / "none.json", pred)
 
 
 def infos(data: dict[str, Any], position: int = 0) -> list[dict[str, Any]]:
@@ -394,35 +407,41 @@ def infos(data: dict[str, Any], position: int = 0) -> list[dict[str, Any]]:
 
 
 WRONG_PREDICTION: list[tuple[Edit, str]] = [
-    (lambda d: d["annotations"].pop(0), "image 2: has no usable prediction"),
-    (lambda d: d["annotations"][0].update(image_id=99), "image 99: is not in"),
-    (lambda d: d["annotations"][1].update(image_id="40"), "image '40': is not in"),
-    (lambda d: d["annotations"].append(d["annotations"][0]), "image 2: has two annotations"),
+    (lambda d: d["annotations"].pop(0), "image 2: has no prediction"),
+    (
+        lambda d: d["annotations"][0].update(image_id=99),
+        r"image 99: annotations\[0\] .*that is not in .*gt.panoptic\.json",
+    ),
+    (
+        lambda d: d["annotations"][1].update(image_id="40"),
+        r"image 40: annotations\[1\] has the text '40', .*the number 40",
+    ),
+    (lambda d: d["annotations"].append(d["annotations"][0]), r"image 2: annotations\[3\] .*same .* annotations\[0\]"),
     (lambda d: infos(d)[0].update(category_id=1), "image 2: segment 4: category_id 1 is not in the ground truth's"),
-    (lambda d: infos(d)[0].update(category_id="17"), "image 2: .*segment 4.*category_id '17' is not a whole number"),
+    (lambda d: infos(d)[0].update(category_id="17"), "image 2: .*segment 4.*category_id '17' is text"),
     (lambda d: infos(d)[0].pop("category_id"), "image 2: .*segment 4.*'category_id' is missing"),
     (lambda d: infos(d)[0].update(id=0), "image 2: .*id 0 is not a whole number from 1"),
-    (lambda d: infos(d).append(infos(d)[0]), "image 2: segment 4: stands twice"),
-    (lambda d: infos(d).pop(0), r"image 2: .*p2\.png holds id 4, not in segments_info"),
-    (lambda d: infos(d).append({"id": 8, "category_id": 17}), r"image 2: segments_info lists id 8, without a pixel"),
-    (lambda d: d["annotations"][0].update(file_name="none.png"), r"image 2: .*none\.png is not there"),
-    (lambda d: d["annotations"][0].pop("segments_info"), r"annotations\[0\] \(image 2\): 'segments_info' is missing"),
+    (lambda d: infos(d).append(infos(d)[0]), r"image 2: segment 4: .*\[\d+\]: stands twice"),
+    (lambda d: infos(d).pop(0), r"p2\.png: image 2: segment 4: holds id 4 on \d+ pixels, not in segments_info"),
+    (lambda d: infos(d).append({"id": 8, "category_id": 17}), "image 2: segment 8: has no pixel in its map"),
+    (lambda d: d["annotations"][0].update(file_name="none.png"), r"none\.png: image 2: is not there"),
+    (lambda d: d["annotations"][0].pop("segments_info"), r"image 2: annotations\[0\]: 'segments_info' is missing"),
     (lambda d: d.pop("annotations"), "'annotations' is missing"),
 ]
 # panopticapi fails on these as well
 WRONG_EITHER_WAY = {
-    "image 2: has no usable prediction": "image 2: predict it too",
+    "image 2: has no prediction": "image 2: predict it too",
     "image 2: segment 4: category_id 1 is not": "image 2: (.|\n)*segment 4: category_id 1 is not in",
     "image 2: .*segment 4.*category_id '17'": "segment 4: category_id '17' is not in",
     "image 2: .*segment 4.*'category_id' is missing": "'category_id'",
     "image 2: .*id 0 is not": "holds id 4(.|\n)*",
-    "image 2: .*p2": "holds id 4, not in segments_info",
-    "image 2: segments_info lists id 8": "lists id 8, without a pixel",
-    "image 2: .*none": r"none\.png is not there",
-    r"annotations\[0\] \(image 2\): 'segments_info'": "'segments_info'",
+    r"p2\.png: image 2": "holds id 4, not in segments_info",
+    "image 2: segment 8": "lists id 8, without a pixel",
+    "none": r"none\.png is not there",
+    r"image 2: annotations\[0\]: 'segments_info'": "'segments_info'",
     "'annotations' is missing": "'annotations' is missing",
-    "image '40': is not in": "image 40: predict it too",
-    "image 99: is not in": "image 2: predict it too",
+    r"image 40: annotations\[1\]": "image 40: predict it too",
+    "image 99": "image 2: predict it too",
 }
 
 
@@ -431,14 +450,14 @@ def test_wrong_predictions_are_refused(files: tuple[Path, Path], edit: Edit, mes
     gt, pred = files
     rewrite(pred, edit)
     with pytest.raises(InputError, match=message) as error:
-        evaluate(gt, pred)
+        pq_of_files(gt, pred)
     assert str(pred) in str(error.value)
     lenient = [text for start, text in WRONG_EITHER_WAY.items() if message.startswith(start)]
     if lenient:
         with pytest.raises(InputError, match=lenient[0]):
-            evaluate(gt, pred, like_panopticapi=True)
+            pq_of_files(gt, pred, like_panopticapi=True)
     else:
-        assert evaluate(gt, pred, like_panopticapi=True).pictures == 3
+        assert pq_of_files(gt, pred, like_panopticapi=True).pictures == 3
 
 
 WRONG_TRUTH: list[tuple[Edit, str, int]] = [
@@ -447,17 +466,21 @@ WRONG_TRUTH: list[tuple[Edit, str, int]] = [
         r"image 40: segment \d+: its area is \d+ in the JSON",
         3,
     ),
-    (lambda d: infos(d).pop(0), "image 40: .*holds id .*not in segments_info", 3),
-    (lambda d: infos(d).append({**infos(d)[0], "id": 3}), "image 40: segments_info lists id 3, without a pixel", 3),
+    (lambda d: infos(d).pop(0), r"p0\.png: image 40: .*holds id .*not in segments_info", 3),
+    (lambda d: infos(d).append({**infos(d)[0], "id": 3}), "image 40: segment 3: has no pixel in its map", 3),
     (lambda d: infos(d)[0].update(category_id=999), "image 40: segment .*: category_id 999 is not in", 3),
     (lambda d: infos(d)[0].update(id=0), "image 40: .*id 0 is not a whole number", 3),
-    (lambda d: infos(d).append(infos(d)[0]), "image 40: segment .* stands twice", 3),
-    (lambda d: d["annotations"].append(d["annotations"][0]), "image 40: has two annotations", 4),
-    (lambda d: d["images"][0].update(width=31), r"image 40: .*p0\.png is 30 wide and 24 high, but .* 31 wide", 3),
-    (lambda d: d["images"].pop(0), "image 40: has an annotation but is not in images", 3),
-    (lambda d: d["annotations"].pop(0), "image 40: has no usable annotation", 2),
-    (lambda d: d["images"].append({**d["images"][0], "id": 1}), "image 1: has no usable annotation", 3),
-    (lambda d: d["categories"].append(d["categories"][0]), "id 17 stands more than once", 3),
+    (lambda d: infos(d).append(infos(d)[0]), "image 40: segment .*: stands twice", 3),
+    (
+        lambda d: d["annotations"].append(d["annotations"][0]),
+        r"image 40: annotations\[3\] .*same .* annotations\[0\]",
+        4,
+    ),
+    (lambda d: d["images"][0].update(width=31), r"p0\.png: image 40: is 30 wide and 24 high, but 31 wide .*images", 3),
+    (lambda d: d["images"].pop(0), r"image 40: annotations\[0\] .*not in images", 3),
+    (lambda d: d["annotations"].pop(0), r"image 40: images\[0\] has no annotation", 2),
+    (lambda d: d["images"].append({**d["images"][0], "id": 1}), r"image 1: images\[3\] has no annotation", 3),
+    (lambda d: d["categories"].append(d["categories"][0]), r"categories\[4\]: id 17 stands twice", 3),
 ]
 
 
@@ -468,9 +491,9 @@ def test_wrong_ground_truth_is_refused_but_scored_like_panopticapi(
     gt, pred = files
     rewrite(gt, edit)
     with pytest.raises(InputError, match=message) as error:
-        evaluate(gt, pred)
+        pq_of_files(gt, pred)
     assert str(gt) in str(error.value)
-    assert evaluate(gt, pred, like_panopticapi=True).pictures == pictures
+    assert pq_of_files(gt, pred, like_panopticapi=True).pictures == pictures
 
 
 @pytest.mark.parametrize("missing", ["area", "iscrowd", "id"])
@@ -479,7 +502,7 @@ def test_ground_truth_without_a_needed_field_is_refused_both_ways(files: tuple[P
     rewrite(gt, lambda d: infos(d)[0].pop(missing))
     for like_panopticapi in (False, True):
         with pytest.raises(InputError, match=missing):
-            evaluate(gt, pred, like_panopticapi=like_panopticapi)
+            pq_of_files(gt, pred, like_panopticapi=like_panopticapi)
 
 
 def test_all_problems_come_in_one_error(files: tuple[Path, Path]) -> None:
@@ -488,10 +511,11 @@ def test_all_problems_come_in_one_error(files: tuple[Path, Path]) -> None:
     rewrite(pred, lambda d: d["annotations"][0].update(image_id=99))
     (pred.parent / "panoptic" / "p1.png").write_bytes(b"\x89PNG")
     with pytest.raises(InputError) as error:
-        evaluate(gt, pred)
+        pq_of_files(gt, pred)
     text = str(error.value)
-    assert len(text.splitlines()) == 5
-    for part in ("image 40: segment", "image 99: is not in", "image 2: has no usable", "image 'b': "):
+    assert "4 problems of 4 kinds" in text
+    assert len([line for line in text.splitlines() if line.startswith("  - ")]) == 4
+    for part in ("image 40: segment", "image 99: annotations[0] is for", "image 2: has no prediction", "image 'b': "):
         assert part in text
 
 
@@ -499,10 +523,10 @@ def test_maps_of_another_size_are_refused_both_ways(files: tuple[Path, Path]) ->
     gt, pred = files
     path = pred.parent / "panoptic" / "p0.png"
     write_id_map(path, read_id_map(path)[:, :-1])
-    with pytest.raises(InputError, match=r"image 40: .*p0\.png is \(24, 29\) \(height, width\), .*\(24, 30\); predict"):
-        evaluate(gt, pred)
+    with pytest.raises(InputError, match=r"pred.*p0\.png: image 40: is 29 wide and 24 high, but 30 wide and 24 high"):
+        pq_of_files(gt, pred)
     with pytest.raises(InputError, match=r"p0\.png is \(24, 29\)"):
-        evaluate(gt, pred, like_panopticapi=True)
+        pq_of_files(gt, pred, like_panopticapi=True)
 
 
 # What panopticapi does in silence
@@ -510,7 +534,7 @@ def test_maps_of_another_size_are_refused_both_ways(files: tuple[Path, Path]) ->
 
 def test_like_panopticapi_categories_need_no_names_and_the_last_of_two_counts(files: tuple[Path, Path]) -> None:
     gt, pred = files
-    expected = evaluate(gt, pred)
+    expected = pq_of_files(gt, pred)
 
     def edit(data: dict[str, Any]) -> None:
         for entry in data["categories"]:
@@ -519,14 +543,14 @@ def test_like_panopticapi_categories_need_no_names_and_the_last_of_two_counts(fi
         data["categories"].append({"id": 155, "isthing": 0})
 
     rewrite(gt, edit)
-    result = evaluate(gt, pred, like_panopticapi=True)
+    result = pq_of_files(gt, pred, like_panopticapi=True)
     assert (result.things, result.stuff.classes) == (expected.things, expected.stuff.classes)
     assert {c.name for c in result.per_class} == {"17", "3", "187", "155"}
 
 
 def test_like_panopticapi_two_categories_of_one_name_stay_apart(files: tuple[Path, Path]) -> None:
     rewrite(files[0], lambda d: [entry.update(name="same") for entry in d["categories"][:2]])
-    names = [c.name for c in evaluate(*files, like_panopticapi=True).per_class]
+    names = [c.name for c in pq_of_files(*files, like_panopticapi=True).per_class]
     assert names == ["same (17)", "same (3)", "sky", "sea"]
 
 
@@ -534,7 +558,7 @@ def test_like_panopticapi_an_unlisted_category_is_in_no_average(files: tuple[Pat
     gt, pred = files
     rewrite(gt, lambda d: d["categories"].pop(0))
     rewrite(pred, lambda d: [info.update(category_id=3) for i in range(3) for info in infos(d, i)])
-    result = evaluate(gt, pred, like_panopticapi=True)
+    result = pq_of_files(gt, pred, like_panopticapi=True)
     missed = [s for i in range(3) for s in infos(json.loads(gt.read_text()), i)]
     expected = sum(s["category_id"] == 17 and not s["iscrowd"] for s in missed)
     assert result.unlisted == {17: ClassSums(fn=expected)}
@@ -546,5 +570,5 @@ def test_like_panopticapi_an_unknown_id_is_neither_void_nor_segment(tmp_path: Pa
     gt = write_coco_panoptic(tmp_path / "gt", {"p": truth})
     pred = write_coco_panoptic(tmp_path / "pred", {"p": prediction})
     rewrite(gt, lambda d: infos(d).pop(0))
-    result = evaluate(gt, pred, like_panopticapi=True)
+    result = pq_of_files(gt, pred, like_panopticapi=True)
     assert counts(result) == {CAR: (0.0, 0, 1, 0), SKY: (1.0, 1, 0, 0)}

@@ -16,12 +16,13 @@ from thingstuff import checkpoint, reproduce
 from thingstuff.config import changed, dotted_keys
 from thingstuff.data.scenes import SceneConfig, make_scenes
 from thingstuff.data.transforms import target_of
-from thingstuff.evaluation.pq import PQResult
+from thingstuff.evaluation.result import Evaluation
+from thingstuff.model_evaluation import evaluate_run
 from thingstuff.models import MODELS, create
 from thingstuff.panoptic import Categories
 from thingstuff.recipes import RECIPES
 from thingstuff.reproduce_plans import INFERENCE_ONLY, Request, plans_of
-from thingstuff.runs import evaluate_run, read_config
+from thingstuff.runs import read_config
 from thingstuff.tables import TABLES
 from thingstuff.training import Interrupted, Silence
 from two_stages import losses
@@ -232,11 +233,14 @@ def test_a_table_is_written_beside_the_paper_s_figures(data: Path, reproduced: P
     assert rows["nms"]["paper"] == {"pq": 38.7, "pq_things": 42.6, "pq_stuff": 32.9, "ap": 27.8, "miou": 41.7}
     for row in rows.values():
         folder = reproduced / row["run"]
-        result = PQResult.from_json(json.loads((folder / "result.json").read_text()))
+        result = Evaluation.from_json(json.loads((folder / "result.json").read_text()))
         assert row["measured"]["pq"] == pytest.approx(100 * (result.all.pq or 0))
+        assert row["measured"]["miou"] == pytest.approx(100 * (result.semantic.miou or 0))
+        assert result.ap is not None
+        assert row["measured"]["ap"] == (None if result.ap.ap is None else 100 * result.ap.ap)
         settings = {**row["settings"], "stuff_area_relative": False, "preprocess.short_side": 64}
         run = folder.parents[1]
-        assert result == evaluate_run(run / "last.safetensors", str(data), "val", changes=settings)
+        assert result == evaluate_run(run / "last.safetensors", str(data), "val", changes=settings, ap=True)
         assert read_config(run).model.model_dump()["unlabelled"] == "negative"
 
 
@@ -254,11 +258,10 @@ def test_every_measured_cell_of_the_markdown_links_to_its_evaluation(reproduced:
     for line, (name, row) in zip(lines[2:9:2], read(reproduced, "fusion-nms").items(), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[:2] == ["", "measured"]
-        for cell, key in zip(cells[2:5], ("pq", "pq_things", "pq_stuff"), strict=True):
+        for cell, key in zip(cells[2:], ("pq", "pq_things", "pq_stuff", "ap", "miou"), strict=True):
             value, link = re.fullmatch(r"\[([\d.]+|n/a)\]\[([\w.-]+)\]", cell).groups()  # type: ignore[union-attr]
             assert link == name
             assert value == ("n/a" if row["measured"][key] is None else f"{row['measured'][key]:.1f}")
-        assert cells[5:] == ["not measured", "not measured"]
         assert (reproduced / links[name] / "result.json").is_file()
     assert "† cited from memory of the paper, not checked against its text." in text
     assert "not the paper's training" in text
@@ -302,8 +305,8 @@ def test_given_weights_are_evaluated_and_not_trained(
     }
     for name, fast in (("r50-1x", {}), ("r50-1x-fast", {"thing_threshold": 0.2, "stuff_threshold": 0.1})):
         settings = {"preprocess.short_side": 64, "stuff_area_relative": False, **fast}
-        result = evaluate_run(weights, str(data), "val", changes=settings)
-        assert PQResult.from_json(json.loads((out / rows[name]["run"] / "result.json").read_text())) == result
+        result = evaluate_run(weights, str(data), "val", changes=settings, ap=True)
+        assert Evaluation.from_json(json.loads((out / rows[name]["run"] / "result.json").read_text())) == result
     # what was given is remembered, so the same table goes on without naming it again
     monkeypatch.setattr(reproduce, "evaluate_model", lambda *_, **__: pytest.fail("evaluated again"))
     assert call("reproduce", "results", *words, "--rows", "r50-1x") == 0

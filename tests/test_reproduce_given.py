@@ -18,10 +18,10 @@ from thingstuff.config import changed
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.data.scenes import SceneConfig, make_scenes
 from thingstuff.errors import InputError
+from thingstuff.model_evaluation import evaluate_run
 from thingstuff.models import create
 from thingstuff.panoptic import Categories
 from thingstuff.reproduce_plans import INFERENCE_ONLY, Request, plans_of
-from thingstuff.runs import evaluate_run
 from thingstuff.training import Interrupted
 
 CATEGORIES = Categories(("sky", "disc"), (False, True), (1, 2))

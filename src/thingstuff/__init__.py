@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from thingstuff.data.coco import CocoPanoptic
     from thingstuff.drawing import overlay
     from thingstuff.errors import InputError
-    from thingstuff.evaluation.evaluator import evaluate
+    from thingstuff.evaluation.comparing import Comparison
+    from thingstuff.evaluation.evaluator import compare, evaluate
     from thingstuff.evaluation.pq import PQResult
+    from thingstuff.evaluation.result import Evaluation
     from thingstuff.models import MODELS, create
     from thingstuff.models.base import PanopticModel
     from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
@@ -27,6 +29,8 @@ _HOME = {
     "VOID": "panoptic",
     "Categories": "panoptic",
     "CocoPanoptic": "data.coco",
+    "Comparison": "evaluation.comparing",
+    "Evaluation": "evaluation.result",
     "Images": "structures",
     "InputError": "errors",
     "PQResult": "evaluation.pq",
@@ -38,6 +42,7 @@ _HOME = {
     "Segments": "structures",
     "Target": "structures",
     "TrainConfig": "training",
+    "compare": "evaluation.evaluator",
     "create": "models",
     "evaluate": "evaluation.evaluator",
     "fit": "training",
@@ -50,6 +55,8 @@ __all__ = [
     "VOID",
     "Categories",
     "CocoPanoptic",
+    "Comparison",
+    "Evaluation",
     "Images",
     "InputError",
     "PQResult",
@@ -61,6 +68,7 @@ __all__ = [
     "Segments",
     "Target",
     "TrainConfig",
+    "compare",
     "create",
     "evaluate",
     "fit",

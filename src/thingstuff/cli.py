@@ -13,8 +13,6 @@ from thingstuff.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from thingstuff.evaluation.pq import PQResult
-
 app = typer.Typer(
     help="Panoptic segmentation: train on your own pictures, measure, predict.",
     no_args_is_help=True,
@@ -142,64 +140,39 @@ def evaluate(
         Path | None, typer.Option(help="Run folder, checkpoint, published weights' file, or a name on the hub.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split to score on.")] = "val",
-    gt: Annotated[Path | None, typer.Option(help="Ground truth JSON (COCO panoptic), without a model.")] = None,
-    pred: Annotated[Path | None, typer.Option(help="Predictions JSON (COCO panoptic).")] = None,
-    gt_folder: Annotated[Path | None, typer.Option(help="Ground truth PNGs, if not beside the JSON.")] = None,
-    pred_folder: Annotated[Path | None, typer.Option(help="Predicted PNGs, if not beside the JSON.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the result to this file.")] = None,
+    ap: Annotated[bool, typer.Option("--ap", help="AP of the model's scored things, too.")] = False,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of the model, such as threshold=0.5; repeatable.")
     ] = None,
-    per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,
+    gt: Annotated[Path | None, typer.Option(help="Ground truth JSON (COCO panoptic), without a model.")] = None,
+    pred: Annotated[
+        list[Path] | None, typer.Option(help="Predictions JSON (COCO panoptic); several are compared with the first.")
+    ] = None,
+    gt_folder: Annotated[Path | None, typer.Option(help="Ground truth PNGs, if not beside the JSON.")] = None,
+    pred_folder: Annotated[
+        list[Path] | None, typer.Option(help="Predicted PNGs, if not beside the JSON; one for each --pred.")
+    ] = None,
+    instances: Annotated[Path | None, typer.Option(help="Scored instances (COCO results JSON), for AP.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Folder of the pictures, for --report.")] = None,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Score what can be scored; list the rest.")] = False,
     like_panopticapi: Annotated[
         bool, typer.Option("--like-panopticapi", help="Take what panopticapi takes silently.")
     ] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for files; all cores if not given.")] = None,
+    boundary: Annotated[bool, typer.Option("--boundary", help="Boundary PQ, too.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Show all tables: causes by size, confusions, worst.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything measured to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with the worst pictures.")] = None,
+    per_picture: Annotated[Path | None, typer.Option(help="Stream each picture's sums to this file.")] = None,
 ) -> None:
-    """Measure PQ: a model on a split of labelled pictures, or prediction files against ground truth files."""
+    """Measure PQ and say why: a model on a split of labelled pictures, or predictions against ground truth."""
+    given = locals()
     from rich.console import Console
 
-    console = Console()
-    from_files = gt is not None and pred is not None
-    from_model = data is not None and weights is not None
-    of_files = gt or pred or gt_folder or pred_folder or like_panopticapi
-    if from_files == from_model or (from_model and of_files) or (from_files and (data or weights or settings)):
-        raise InputError("give either DATA --weights RUN (a model) or --gt FILE --pred FILE (files) with their folders")
-    if json is not None and (json.exists() or not json.parent.is_dir()):
-        wrong = "is there already" if json.exists() else "lies in no folder"
-        raise InputError(f"{json} {wrong}; give another --json file")
-    if from_files:
-        result = _evaluate_files(console, gt, pred, gt_folder, pred_folder, like_panopticapi)
-    else:
-        result = _evaluate_model(console, data, weights, split, settings or [])
-    console.print(result.table(per_class=per_class))
-    if json is not None:
-        _write_result(json, result)
+    from thingstuff.evaluating import Request, run
 
-
-def _evaluate_files(console: "Console", gt: Any, pred: Any, gt_folder: Any, pred_folder: Any, like: bool) -> "PQResult":
-    from thingstuff.display import counting
-    from thingstuff.evaluation.evaluator import evaluate as evaluate_files
-
-    with counting(console, "comparing") as progress:
-        return evaluate_files(gt, pred, gt_folder, pred_folder, like_panopticapi=like, progress=progress)
-
-
-def _evaluate_model(console: "Console", data: Any, weights: Any, split: str, settings: list[str]) -> "PQResult":
-    from thingstuff.config import parse_overrides
-    from thingstuff.display import counting
-    from thingstuff.runs import evaluate_run
-
-    changes = parse_overrides(settings)
-    with counting(console, "predicting") as progress:
-        return evaluate_run(weights, data, split, progress=progress, changes=changes)
-
-
-def _write_result(path: Path, result: "PQResult") -> None:
-    import json as json_module
-
-    from thingstuff.io import atomic_write
-
-    atomic_write(path, json_module.dumps(result.to_json(), indent=1))
+    run(Request(**given), Console())
 
 
 @app.command()

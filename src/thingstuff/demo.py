@@ -56,7 +56,7 @@ def run_demo(out: Path, size: DemoSize, *, overwrite: bool = False, console: Con
     with TrainingDisplay(console) as display:
         run = train_run(config, out / "run", overwrite=overwrite, listener=display, extras=extras)
     assert run.result is not None
-    console.print(comparison(run.result, baselines))
+    console.print(comparison(run.result.pq, baselines))
     console.print(run.result.table(per_class=True))
     console.print(f"took {time.monotonic() - began:.0f} seconds", highlight=False)
     return run

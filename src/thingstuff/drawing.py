@@ -5,6 +5,7 @@ Letters: H W the picture, h w a coarse grid over it, K the segments. A *place* i
 """
 
 import colorsys
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,13 @@ def overlay(panoptic: Panoptic, picture: Picture | None = None, alpha: float = 0
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha {alpha} is not between 0 (the picture alone) and 1 (the colours alone)")
-    places = _places(panoptic)
+    places = segment_places(panoptic)
     colors = _color_table(panoptic)
     drawn = np.take(colors, places, axis=0)  # [H, W, 3]
     if picture is None:
         below = Image.new("RGB", panoptic.size[::-1], (_BARE_GREY,) * 3)
     else:
-        below = _upright_picture(picture, panoptic.size)
+        below = upright_picture(picture, panoptic.size)
         drawn = np.array(Image.blend(below, Image.fromarray(drawn), alpha))
     _hatch_void(drawn, below, places)
     _draw_borders(drawn, places)
@@ -61,11 +62,11 @@ def overlay(panoptic: Panoptic, picture: Picture | None = None, alpha: float = 0
 
 def colour_map(panoptic: Panoptic) -> UInt8[np.ndarray, "H W 3"]:
     """Return the colours of a map alone, RGB [H, W, 3]: as `overlay` has them, void black."""
-    return np.take(_color_table(panoptic), _places(panoptic), axis=0)
+    return np.take(_color_table(panoptic), segment_places(panoptic), axis=0)
 
 
-def _upright_picture(picture: Picture, size: Size) -> Image.Image:
-    """Return a picture as upright 8-bit RGB; raises `InputError` unless it has the map's size."""
+def upright_picture(picture: Picture, size: Size) -> Image.Image:
+    """Return a picture as upright 8-bit RGB; raises `InputError` unless it has the map's (height, width)."""
     if isinstance(picture, str | Path):
         return read_picture(picture, size)
     if isinstance(picture, np.ndarray):
@@ -86,8 +87,9 @@ def _upright_picture(picture: Picture, size: Size) -> Image.Image:
     return image.convert("RGB")
 
 
-def _places(panoptic: Panoptic) -> Int[np.ndarray, "H W"]:
-    """Return the place of each pixel, found once for each run of equal ids: a map has far fewer runs than pixels."""
+def segment_places(panoptic: Panoptic) -> Int[np.ndarray, "H W"]:
+    """Return the place of each pixel; raises `InputError` for a map without pixels."""
+    # found once for each run of equal ids: a map has far fewer runs than pixels
     if panoptic.ids.size == 0:
         raise InputError(f"the map is {panoptic.size[1]} x {panoptic.size[0]} pixels: there is nothing to draw")
     flat = panoptic.ids.ravel()
@@ -203,26 +205,39 @@ def _texts(panoptic: Panoptic, segment: Segment) -> list[str]:
 
 
 def _write_names(image: Image.Image, panoptic: Panoptic, places: Int[np.ndarray, "H W"]) -> None:
-    """Write the names: things before stuff, large before small, none over another, none on what it would hide."""
+    """Write the names: things before stuff, large before small."""
+    areas = np.bincount(places.ravel(), minlength=len(panoptic.segments) + 1)
+    things = [panoptic.categories.things[s.label] for s in panoptic.segments]
+    order = sorted(range(1, len(areas)), key=lambda k: (not things[k - 1], -int(areas[k]), k))
+    write_labels(image, places, {place: _texts(panoptic, panoptic.segments[place - 1]) for place in order})
+
+
+def write_labels(
+    image: Image.Image, places: Int[np.ndarray, "H W"], labels: Mapping[int, Sequence[str]], taken: Sequence[Box] = ()
+) -> list[Box]:
+    """Write on each place the first of its texts for which there is room, and return the boxes that are taken now.
+
+    In the order of `labels` and where each segment is deepest: none over another or over what is `taken`, none
+    larger than what it would hide.
+    """
     font = _font(max(11, round(max(image.size) / 42)))
     pad = max(2, image.width // 300)
     left, top, _, bottom = font.getbbox("Ag")
-    areas = np.bincount(places.ravel(), minlength=len(panoptic.segments) + 1)
+    areas = np.bincount(places.ravel())
     middles = _middles(places)
-    things = panoptic.categories.things
-    order = sorted(middles, key=lambda k: (not things[panoptic.segments[k - 1].label], -int(areas[k]), k))
-    taken: list[Box] = []
+    boxes = [*taken]
     pen = ImageDraw.Draw(image)
-    for place in order:
-        for text in _texts(panoptic, panoptic.segments[place - 1]):
+    for place in (place for place in labels if place in middles):
+        for text in labels[place]:
             width, height = int(font.getlength(text)) + 2 * pad, int(bottom - top) + 2 * pad
-            box = _free_box(places, place, middles[place], (width, height), taken)
+            box = _free_box(places, place, middles[place], (width, height), boxes)
             if width * height <= areas[place] and box is not None:
-                taken.append(box)
+                boxes.append(box)
                 shadow = image.crop(box).point(_DARKEN)
                 image.paste(shadow, box)
                 pen.text((box[0] + pad - left, box[1] + pad - top), text, font=font, fill=(255, 255, 255))
                 break
+    return boxes
 
 
 def _free_box(

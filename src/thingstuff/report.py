@@ -1,43 +1,24 @@
 """The HTML report of a run: one page that needs nothing beside itself, the same bytes for the same input."""
 
-import base64
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
-
-from thingstuff.drawing import overlay
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PQResult
-from thingstuff.io import atomic_write
-from thingstuff.panoptic import Categories, Panoptic
+from thingstuff.evaluation.result import Evaluation
+from thingstuff.panoptic import Categories
+from thingstuff.report_page import render, why_values, write_page
+from thingstuff.report_pictures import Example, drawn_examples
+
+__all__ = ["Example", "RunReport", "write_report"]
 
 Points = list[tuple[float, float]]
 """(step, value) by rising step."""
 
-# What the pictures of a page may weigh together; base64 makes 4 of 3, and the page is to stay below 5 MB.
-_PICTURE_BYTES = 3_300_000
-_LEAST_PICTURE_BYTES = 12_000
-_LONGEST_SIDE = 560
 _MOST_POINTS = 240
-
-
-@dataclass(frozen=True)
-class Example:
-    """A scored picture: uint8 [H, W, 3] RGB, its ground truth, what was predicted, and its own PQ (0 to 1 or None)."""
-
-    name: str
-    picture: npt.NDArray[np.uint8]
-    truth: Panoptic
-    prediction: Panoptic
-    pq: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +27,8 @@ class RunReport:
 
     `command` runs it again; `history` is metrics.jsonl: rows with `step` and `loss` (also `losses` by name, `lr`), and
     rows with `step` and `pq` ({"all", "things", "stuff"}, each with "pq", "sq", "rq"; 0 to 1 or None); `baselines` are
-    results by name, shown beside `result`; `notes` are shown as they are.
+    results by name, shown beside `result`; `notes` are shown as they are. `evaluation` is what else was measured with
+    `result`, and why; `worst` are the pictures of its `errors.worst` that are shown, worst first.
     """
 
     title: str
@@ -58,139 +40,31 @@ class RunReport:
     examples: Sequence[Example] = ()
     config_yaml: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    worst: Sequence[Example] = ()
 
 
 def write_report(path: Path, report: RunReport) -> Path:
     """Write a run's report as one self-contained HTML file and return its path.
 
     Written aside and then renamed, so that a report already there stays whole until the new one is. Raises `InputError`
-    where the file cannot be written, a row of the history has no step, or an example's sizes disagree.
+    where the file cannot be written, a row of the history has no step, an example's sizes disagree, or its errors speak
+    of other segments than its maps.
     """
-    page = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            report=report,
-            charts=_charts(report.history),
-            frame={"left": _LEFT, "right": _RIGHT, "bottom": _BOTTOM},
-            rows=[("this model", report.result), *report.baselines.items()],
-            examples=_drawn_examples(report.examples),
-        )
+    examples, worst = drawn_examples(report.examples, report.worst)
+    page = render(
+        "report.html.jinja",
+        report=report,
+        evaluation=report.evaluation,
+        result=report.result,
+        charts=_charts(report.history),
+        frame={"left": _LEFT, "right": _RIGHT, "bottom": _BOTTOM},
+        rows=[("this model", report.result), *report.baselines.items()],
+        examples=examples,
+        worst=worst,
+        **({} if report.evaluation is None else why_values(report.evaluation.errors)),
     )
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, page)
-    except OSError as error:
-        raise InputError(
-            f"{path}: the report cannot be written ({error}); give a file in a folder with room"
-        ) from error
-    return path
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("thingstuff"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["percent"] = percent
-    environment.filters["css_color"] = lambda color: "#{:02x}{:02x}{:02x}".format(*color)
-    return environment
-
-
-def percent(fraction: float | None) -> str:
-    """Return a fraction as a percentage with one decimal, "n/a" for None."""
-    return "n/a" if fraction is None else f"{100 * fraction:.1f}"
-
-
-# -- examples ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LegendEntry:
-    """A class in one map: its colour, its name, and how many segments it has there (None: stuff, which has one)."""
-
-    name: str
-    color: tuple[int, int, int]
-    count: int | None
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One of an example's three images, as a data URI."""
-
-    title: str
-    uri: str
-    size: tuple[int, int]
-    legend: list[LegendEntry]
-    has_void: bool
-
-
-def _drawn_examples(examples: Sequence[Example]) -> list[tuple[Example, list[Panel]]]:
-    budget = max(_LEAST_PICTURE_BYTES, _PICTURE_BYTES // max(1, 3 * len(examples)))
-    return [(example, _panels(example, budget)) for example in examples]
-
-
-def _panels(example: Example, budget: int) -> list[Panel]:
-    """Return picture, ground truth and prediction at a size at which their names can be read."""
-    picture = Image.fromarray(example.picture)
-    for what, panoptic in (("ground truth", example.truth), ("prediction", example.prediction)):
-        if panoptic.size != (picture.height, picture.width):
-            raise InputError(
-                f"example {example.name}: the {what} is {panoptic.size[1]} x {panoptic.size[0]} pixels, the picture"
-                f" {picture.width} x {picture.height}; give both at the size of the picture"
-            )
-    size = _shown_size(picture.width, picture.height)
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
-    panels = [Panel("Picture", _jpeg_uri(picture, budget), size, [], False)]
-    for title, panoptic in (("Ground truth", example.truth), ("Prediction", example.prediction)):
-        shown = _resized_map(panoptic, size)
-        uri = _jpeg_uri(overlay(shown, picture), budget)
-        panels.append(Panel(title, uri, size, _legend(panoptic), bool((panoptic.semantic() < 0).any())))
-    return panels
-
-
-def _shown_size(width: int, height: int) -> tuple[int, int]:
-    """Return the (width, height) to draw at: small pictures grow by a whole factor, large ones shrink."""
-    longest = max(width, height)
-    scale = _LONGEST_SIDE // longest if longest <= _LONGEST_SIDE else _LONGEST_SIDE / longest
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _resized_map(panoptic: Panoptic, size: tuple[int, int]) -> Panoptic:
-    rows = (np.arange(size[1]) + 0.5) * panoptic.size[0] / size[1]
-    columns = (np.arange(size[0]) + 0.5) * panoptic.size[1] / size[0]
-    ids = panoptic.ids[np.ix_(rows.astype(np.int64), columns.astype(np.int64))]
-    return Panoptic(ids, panoptic.segments, panoptic.categories)
-
-
-def _legend(panoptic: Panoptic) -> list[LegendEntry]:
-    """Return the classes of a map in the order of its categories."""
-    categories = panoptic.categories
-    labels = [s.label for s in panoptic.segments]
-    return [
-        LegendEntry(name, color, labels.count(label) if categories.things[label] else None)
-        for label, (name, color) in enumerate(zip(categories.names, categories.colors, strict=True))
-        if label in labels
-    ]
-
-
-def _jpeg_uri(image: Image.Image, budget: int) -> str:
-    """Return a JPEG data URI of at most `budget` bytes before base64: first by quality, then by size."""
-    while True:
-        for quality in (88, 78, 66, 52):
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=quality, optimize=True)
-            if buffer.tell() <= budget or max(image.size) <= 64:
-                return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-        image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.LANCZOS)
-
-
-# -- curves -----------------------------------------------------------------------------------------------------------
+    return write_page(path, page)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def reproduce(
             to_train.remove(plan.run)
         if is_main_process():
             say(f"{plan.row.name}: evaluating {plan.weights}")
-            _evaluate(plan, val, listener or Silence())
+            _evaluate(plan, val, "ap" in table.columns, listener or Silence())
             written = _write(request, table)
     return written
 
@@ -126,10 +126,10 @@ def _refuse_other_network(plan: Plan, model: PanopticModel) -> None:
 # ---- measuring
 
 
-def _evaluate(plan: Plan, val: CocoPanoptic, listener: Listener) -> None:
+def _evaluate(plan: Plan, val: CocoPanoptic, ap: bool, listener: Listener) -> None:
     model = pretrained.load_changed(plan.weights, plan.changes)
     folder = plan.evaluation
-    result = evaluate_model(model, val, progress=listener.evaluating).result()
+    result = evaluate_model(model, val, progress=listener.evaluating, ap=ap)
     folder.mkdir(parents=True, exist_ok=True)
     what = {"weights": str(plan.weights), "changes": dict(plan.changes), "data": str(val.paths.json)}
     atomic_write(folder / EVALUATION, json.dumps(what, indent=1))

@@ -15,7 +15,7 @@ from pydantic_core import to_jsonable_python
 from thingstuff import checkpoint
 from thingstuff.config import changed, dotted_keys
 from thingstuff.errors import InputError
-from thingstuff.evaluation.pq import PQResult
+from thingstuff.evaluation.result import Evaluation
 from thingstuff.models import find
 from thingstuff.models.base import ModelConfig, PreprocessConfig
 from thingstuff.recipes import RECIPES, fits
@@ -102,11 +102,11 @@ class Plan:
         """Tell whether there is nothing left to train."""
         return self.given is not None or (self.run / REPORT).is_file()
 
-    def result(self) -> PQResult | None:
+    def result(self) -> Evaluation | None:
         """Read what was measured, None where it was not yet. Raises `InputError` for a damaged file."""
         path = self.evaluation / RESULT
         remedy = "remove it to measure again, restore it, or give another --out"
-        return read_own(path, PQResult.from_json, remedy) if path.is_file() else None
+        return read_own(path, Evaluation.from_json, remedy) if path.is_file() else None
 
 
 def read_own(path: Path, parse: Callable[[dict[str, Any]], Read], remedy: str) -> Read:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from thingstuff.evaluation.pq import PQResult
+from thingstuff.evaluation.result import Evaluation
 from thingstuff.io import atomic_write
 from thingstuff.published import UNCHECKED
 from thingstuff.tables import CHECKED, Row, Table
@@ -31,15 +31,18 @@ NOT_MEASURED = "not measured"
 class Measured:
     """What was measured of a row: the result, the folder that holds it, and the weights where they were given."""
 
-    result: PQResult
+    result: Evaluation
     folder: Path
     weights: str | None = None
 
 
-def measured_figures(result: PQResult) -> dict[str, float | None]:
-    """Return what an evaluation measures of a table's columns, in percent; None where no class of the kind occurs."""
+def measured_figures(result: Evaluation) -> dict[str, float | None]:
+    """Return what an evaluation measured of a table's columns, in percent; None where no class of the kind occurs."""
     means = {"": result.all, "_things": result.things, "_stuff": result.stuff}
     figures = {f"{name}{ending}": getattr(mean, name) for ending, mean in means.items() for name in ("pq", "sq", "rq")}
+    figures["miou"] = result.semantic.miou
+    if result.ap is not None:
+        figures["ap"] = result.ap.ap
     return {name: None if value is None else 100 * value for name, value in figures.items()}
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
@@ -23,7 +22,8 @@ from thingstuff.backbones import ResNet
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
-from thingstuff.evaluation.pq import PQAccumulator, PQResult
+from thingstuff.evaluation.pq import PQResult
+from thingstuff.evaluation.result import Evaluation
 from thingstuff.io import atomic_write
 from thingstuff.models import create, find
 from thingstuff.models.base import ModelConfig, PanopticModel
@@ -32,14 +32,14 @@ from thingstuff.predicting import OVERLAYS
 from thingstuff.recipes import default_recipe, model_of, recipe_for
 from thingstuff.recipes.settings import changed_training, shortest_settings
 from thingstuff.report import Example, RunReport, write_report
-from thingstuff.scoring import evaluate_model, refuse_other_categories
+from thingstuff.scoring import evaluate_model, make_examples, spread, worst_positions
 from thingstuff.training import Listener, TrainConfig, fit
 from thingstuff.transfer import settings_of, take_over
 from thingstuff.weights import load_backbone
 
 CONFIG, METRICS, RESULT, REPORT = "config.yaml", "metrics.jsonl", "result.json", "report.html"
 OWN_FILES = (CONFIG, METRICS, RESULT, REPORT, f"best{checkpoint.SUFFIX}", f"last{checkpoint.SUFFIX}")
-EXAMPLES = 12
+EXAMPLES, WORST = 12, 6
 DEFAULT_MODEL = "panoptic-fcn-r50"
 MASKS_RECIPE = "detr-masks"
 """What goes on after a training of boxes alone."""
@@ -184,7 +184,7 @@ class RunResult:
 
     folder: Path
     report: Path
-    result: PQResult | None
+    result: Evaluation | None
     measurable: bool = True
     """Whether the model has segments: after boxes alone it has none yet."""
 
@@ -292,27 +292,30 @@ def finish_run(
     """Score the best weights on the val split and write result.json, overlays/ and report.html."""
     history = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
     empty = PQResult.of([], 0)
-    result, examples, notes = (None, [], dict(extras.notes))
+    result: Evaluation | None = None
+    examples, worst, notes = [], [], dict(extras.notes)
     model = checkpoint.load(out)
     measurable = _measurable(model, config.train)
     if not measurable:
         notes["score"] = f"{config.train.stages[-1].learns} only: no masks to score yet"
     elif val is not None:
-        score = evaluate_model(model, val, progress=listener.evaluating if listener else None)
-        result = score.result()
+        result = evaluate_model(model, val, progress=listener.evaluating if listener else None)
         atomic_write(out / RESULT, json.dumps(result.to_json(), indent=1))
-        examples = _examples(model, val, score)
+        examples = make_examples(model, val, spread(len(val), EXAMPLES))
+        worst = make_examples(model, val, worst_positions(val, result)[:WORST])
         _write_overlays(out / OVERLAYS, examples)
     report = RunReport(
         title=extras.title,
         command=command_of(config, out),
         categories=model.categories,
         history=history,
-        result=result or empty,
+        result=result.pq if result else empty,
         baselines=extras.baselines,
         examples=examples,
         config_yaml=(out / CONFIG).read_text(encoding="utf-8"),
         notes=notes,
+        evaluation=result,
+        worst=worst,
     )
     return RunResult(out, write_report(out / REPORT, report), result, measurable)
 
@@ -354,38 +357,8 @@ def _split_words(config: RunConfig) -> list[str]:
     return [] if config.val_split == "val" else ["--val-split", config.val_split or "none"]
 
 
-def _examples(model: PanopticModel, val: CocoPanoptic, score: PQAccumulator) -> list[Example]:
-    """Return pictures spread evenly over the split."""
-    chosen = np.linspace(0, len(val) - 1, min(EXAMPLES, len(val))).round().astype(int).tolist() if len(val) else []
-    pictures = [val.picture(i) for i in chosen]
-    examples = []
-    for index, picture, prediction in zip(chosen, pictures, model.predict(pictures), strict=True):
-        record = val.records[index]
-        pq = score.per_picture[record.image_id].pq
-        examples.append(Example(record.file_name, picture, val.panoptic(index), prediction, pq))
-    return examples
-
-
 def _write_overlays(folder: Path, examples: Sequence[Example]) -> None:
     folder.mkdir(exist_ok=True)
     for example in examples:
         name = "_".join(Path(example.name).with_suffix("").parts)
         example.prediction.draw(example.picture).save(folder / f"{name}.jpg", quality=90)
-
-
-def evaluate_run(
-    weights: Path,
-    data: str,
-    split: str,
-    progress: Callable[[int, int], None] | None = None,
-    changes: Mapping[str, Any] | None = None,
-) -> PQResult:
-    """Score a checkpoint or a run's best one on a split of a data set, with settings of the model by dotted key.
-
-    Raises `InputError` where model and data differ in their categories, and for files that cannot be read.
-    """
-    dataset = CocoPanoptic.open(data, split)
-    dataset.check_files()
-    model = pretrained.load_changed(weights, changes or {})
-    refuse_other_categories(model, str(weights), dataset)
-    return evaluate_model(model, dataset, progress=progress).result()

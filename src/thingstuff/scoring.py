@@ -1,14 +1,23 @@
-"""Scoring a model on a split of a data set."""
+"""Scoring a model on a split of a data set, and its pictures to look at."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
-from thingstuff.evaluation.pq import PQAccumulator
+from thingstuff.evaluation.average_precision import InstanceAccumulator
+from thingstuff.evaluation.causes import segment_errors
+from thingstuff.evaluation.evaluator import Evaluator
+from thingstuff.evaluation.pairs import compare_maps
+from thingstuff.evaluation.picture_sums import PictureLines
+from thingstuff.evaluation.result import Evaluation
+from thingstuff.evaluation.segments import ScoredPicture
+from thingstuff.instances import Instances
 from thingstuff.models.base import PanopticModel
+from thingstuff.report_pictures import Example
 
 
 def evaluate_model(
@@ -18,29 +27,63 @@ def evaluate_model(
     accelerator: Accelerator | None = None,
     progress: Callable[[int, int], None] | None = None,
     batch_size: int = 8,
-) -> PQAccumulator:
-    """Predict a split and score it; with several processes each takes its share and all get the sum.
+    boundary: bool = False,
+    ap: bool = False,
+    lines: PictureLines | None = None,
+) -> Evaluation:
+    """Predict a split and score it; with several processes each takes its share and all get the whole.
 
-    `progress` is called with the pictures done and in all. Raises `InputError` where model and data differ in their
-    categories.
+    `boundary` adds Boundary PQ; `ap` adds AP of the model's scored things, which one process alone can measure.
+    `progress` is called with the pictures done and in all.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    assert processes == 1 or not ap
     mine = list(range(rank, len(data), processes))
-    own = PQAccumulator(data.categories)
+    whole = Evaluator(data.categories, boundary, lines)
+    instances = InstanceAccumulator(data.categories) if ap else None
+    share: list[tuple[int, ScoredPicture]] = []
     for begin in range(0, len(mine), 4 * batch_size):
-        share = mine[begin : begin + 4 * batch_size]
-        predicted = model.predict([data.picture(i) for i in share], batch_size=batch_size)
-        for index, prediction in zip(share, predicted, strict=True):
-            own.add(data.panoptic(index), prediction, data.records[index].image_id)
+        indices = mine[begin : begin + 4 * batch_size]
+        for index, picture in zip(
+            indices, _compared(model, data, indices, batch_size, boundary, instances), strict=True
+        ):
+            if processes == 1:
+                whole.add(picture)
+            else:
+                share.append((index, picture))
         if progress:
-            progress(min(begin + len(share), len(mine)), len(mine))
-    if accelerator is None or processes == 1:
-        return own
-    parts = dict(gather_object(list(own.per_picture.items())))
-    whole = PQAccumulator(data.categories)
-    for record in data.records:  # in the order of the ground truth, which decides the last bit of the sums
-        whole.add_matches(record.image_id, parts[record.image_id])
-    return whole
+            progress(min(begin + len(indices), len(mine)), len(mine))
+    if processes > 1:
+        for _, picture in sorted(gather_object(share), key=lambda entry: entry[0]):  # the order decides the last bit
+            whole.add(picture)
+    return whole.result(ap=instances.result() if instances else None)
+
+
+def _compared(
+    model: PanopticModel,
+    data: CocoPanoptic,
+    indices: list[int],
+    batch_size: int,
+    boundary: bool,
+    instances: InstanceAccumulator | None,
+) -> list[ScoredPicture]:
+    """Predict pictures and compare each with its ground truth."""
+    pictures, image_ids = [data.picture(i) for i in indices], [data.records[i].image_id for i in indices]
+    if instances is None:
+        predicted = model.predict(pictures, batch_size=batch_size)
+    else:
+
+        def watch(position: int, found: Instances) -> None:
+            instances.add(image_ids[position], found)
+
+        predicted = model.predict_with_instances(pictures, watch, batch_size)
+    compared = []
+    for index, image_id, prediction in zip(indices, image_ids, predicted, strict=True):
+        truth = data.panoptic(index)
+        compared.append(compare_maps(truth, prediction, image_id, data.categories, boundary))
+        if instances is not None:
+            instances.add_truth(image_id, truth)
+    return compared
 
 
 def refuse_other_categories(model: PanopticModel, weights: str, data: CocoPanoptic) -> None:
@@ -57,3 +100,26 @@ def refuse_other_categories(model: PanopticModel, weights: str, data: CocoPanopt
         f"{weights}: the categories of the weights are not those of {data.paths.json} "
         f"({'; '.join(parts) or 'equal names in another order, with other ids or kinds'}); give other weights or data"
     )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return at most so many positions, spread evenly over `count`."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist() if count else []
+
+
+def worst_positions(data: CocoPanoptic, evaluation: Evaluation) -> list[int]:
+    """Return where an evaluation's worst pictures stand in a split, worst first."""
+    position = {record.image_id: index for index, record in enumerate(data.records)}
+    return [position[picture.image_id] for picture in evaluation.errors.worst]
+
+
+def make_examples(model: PanopticModel, data: CocoPanoptic, chosen: Sequence[int]) -> list[Example]:
+    """Predict pictures of a split again, each with its PQ and what went wrong."""
+    pictures = [data.picture(i) for i in chosen]
+    examples = []
+    for index, picture, prediction in zip(chosen, pictures, model.predict(pictures), strict=True):
+        record, truth = data.records[index], data.panoptic(index)
+        compared = compare_maps(truth, prediction, record.image_id, data.categories)
+        errors = segment_errors(compared)
+        examples.append(Example(record.file_name, picture, truth, prediction, compared.matches.pq, errors))
+    return examples

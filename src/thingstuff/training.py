@@ -325,7 +325,7 @@ def _evaluate_and_keep(run: _Run, val: CocoPanoptic, done: int) -> PQResult:
             broadcast(buffer)
     score = evaluate_model(run.model, val, accelerator=run.accelerator, progress=progress)
     run.model.train()
-    result = score.result()
+    result = score.pq
     means = {"all": result.all, "things": result.things, "stuff": result.stuff}
     run.log({"step": done, "pq": {k: {"pq": m.pq, "sq": m.sq, "rq": m.rq} for k, m in means.items()}})
     run.listener.evaluated(done, result)

@@ -1,7 +1,6 @@
 """PQ against numbers recorded from panopticapi: every field of expected.json, to the bit, for any cases there."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import pytest
 from PIL import Image
 
 from conftest import golden_folder
-from thingstuff.errors import InputError
-from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQAccumulator, PQResult
 from thingstuff.evaluation.pq_files import score_files
+from thingstuff.evaluation.problems import EvaluationProblemsError
 from thingstuff.evaluation.segments import ClassSums
 
 FOLDER = golden_folder("pq")
@@ -112,21 +110,18 @@ def faulty_pictures(gt: dict[str, Any]) -> set[Any]:
     return faulty
 
 
-def named_pictures(message: str) -> set[str]:
-    return set(re.findall(r"\bimage '?([^\s':]+)", message))
-
-
 def test_strict_mode_refuses_what_is_wrong_and_names_it(result: PQResult) -> None:
     gt, pred = load("gt.json"), load("pred.json")
     pictures = {image["id"] for image in gt["images"]}
     strangers = {annotation["image_id"] for annotation in pred["annotations"]} - pictures
     wrong = faulty_pictures(gt) | strangers
     if not wrong:
-        assert evaluate(GT, PRED) == result
+        assert score_files(GT, PRED).result() == result
         return
-    with pytest.raises(InputError) as error:
-        evaluate(GT, PRED)
-    assert named_pictures(str(error.value)) == {str(image_id) for image_id in wrong}
+    with pytest.raises(EvaluationProblemsError) as error:
+        score_files(GT, PRED)
+    assert {problem.image_id for problem in error.value.problems} == wrong
+    assert all(f"image {image_id!r}: " in str(error.value) for image_id in wrong)
 
 
 def test_strict_mode_scores_the_rest_to_the_same_bits(tmp_path: Path, expected: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from thingstuff.errors import InputError, raise_problems
 from thingstuff.io import (
@@ -190,8 +190,7 @@ class CocoPanoptic:
             check_map_size(record, ids.shape)
         except InputError as error:
             raise InputError(f"{self._at(record)}: {error}") from None
-        present, counts = np.unique(ids, return_counts=True)
-        areas = dict(zip(present.tolist(), counts.tolist(), strict=True))
+        areas = _areas(ids)
         faults = id_faults(areas, [s.id for s in record.segments], record.map)
         raise_problems(faults, f"{self._at(record)}: map and JSON disagree:")
         segments = tuple(Segment(s.id, s.label, areas[s.id], iscrowd=s.iscrowd) for s in record.segments)
@@ -220,6 +219,16 @@ class CocoPanoptic:
 
     def _at(self, record: Record) -> str:
         return f"{self.paths.json}: image {record.image_id}"
+
+
+def _areas(ids: Int32[np.ndarray, "H W"]) -> dict[int, int]:
+    """Count the pixels of each id in a map."""
+    # ids come in long runs: sorting one entry a run instead of a pixel is many times faster
+    flat = ids.ravel()
+    starts = np.concatenate([np.zeros(min(1, flat.size), np.int64), np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    present, inverse = np.unique(flat[starts], return_inverse=True)
+    counts = np.bincount(inverse, weights=np.diff(starts, append=flat.size)).astype(np.int64)
+    return dict(zip(present.tolist(), counts.tolist(), strict=True))
 
 
 def check_map_size(record: Record, size: tuple[int, ...]) -> None:

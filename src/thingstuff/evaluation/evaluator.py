@@ -1,36 +1,225 @@
-"""All measures of a prediction in one pass."""
+"""All measures of a prediction in one pass, from files or in memory, and several predictions side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from thingstuff.errors import InputError
-from thingstuff.evaluation.pq import PQAccumulator, PQResult, Progress
-from thingstuff.panoptic import Panoptic
+from thingstuff.evaluation.average_precision import APResult, InstanceAccumulator
+from thingstuff.evaluation.comparing import Comparison, compare_sums
+from thingstuff.evaluation.errors import ErrorAccumulator
+from thingstuff.evaluation.file_pairs import PairPaths
+from thingstuff.evaluation.instance_files import instances_from_results
+from thingstuff.evaluation.miou import SemanticAccumulator
+from thingstuff.evaluation.pairs import compare_maps
+from thingstuff.evaluation.picture_sums import PictureLines, PictureSums, picture_lines
+from thingstuff.evaluation.pq import PQAccumulator, Progress
+from thingstuff.evaluation.pq_files import ScoredPairs, scored_pairs
+from thingstuff.evaluation.problems import Problem, ProblemFile
+from thingstuff.evaluation.result import Evaluation
+from thingstuff.evaluation.segments import ScoredPicture
+from thingstuff.io import read_id_map
+from thingstuff.panoptic import Categories, Panoptic, Segment
+
+Source = str | Path | Sequence[Panoptic]
+"""A COCO panoptic JSON, or maps in memory."""
+
+
+class Evaluator:
+    """Adds up compared pictures to every measure at once, in flat memory.
+
+    With `boundary` pictures carry Boundary PQ's matching; `lines` is told each picture's sums as it comes.
+    """
+
+    def __init__(
+        self, categories: Categories, boundary: bool = False, lines: PictureLines | None = None, worst: int = 20
+    ) -> None:
+        self.categories = categories
+        self._pq = PQAccumulator(categories, keep=False)
+        self._boundary = PQAccumulator(categories, keep=False) if boundary else None
+        self._semantic = SemanticAccumulator(categories)
+        self._errors = ErrorAccumulator(categories, worst)
+        self._sums = PictureSums(categories)
+        self._lines = lines
+
+    def add(self, picture: ScoredPicture) -> None:
+        """Add one picture."""
+        self._pq.add_matches(picture.image_id, picture.matches)
+        if self._boundary is not None:
+            assert picture.boundary is not None
+            self._boundary.add_matches(picture.image_id, picture.boundary)
+        self._semantic.add(picture)
+        self._errors.add(picture)
+        self._sums.add(picture)
+        if self._lines is not None:
+            self._lines.add(picture)
+
+    def result(self, ap: APResult | None = None, left_out: Sequence[Problem] = ()) -> Evaluation:
+        """Return the result over the pictures so far, with what was measured and told elsewhere."""
+        pq = self._pq.result()
+        boundary = self._boundary.result() if self._boundary is not None else None
+        left = tuple(left_out)
+        errors, worst = self._errors.result(pq), self._errors.worst_pictures()
+        return Evaluation(pq, self._semantic.result(), errors, boundary, ap, left, self._sums, worst)
 
 
 def evaluate(
-    gt: str | Path | Sequence[Panoptic],
-    pred: str | Path | Sequence[Panoptic],
+    gt: Source,
+    pred: Source,
     gt_folder: str | Path | None = None,
     pred_folder: str | Path | None = None,
+    *,
     like_panopticapi: bool = False,
+    lenient: bool = False,
+    boundary: bool = False,
+    instances: str | Path | None = None,
+    per_picture: str | Path | None = None,
+    threads: int | None = None,
     progress: Progress | None = None,
-) -> PQResult:
-    """Score predictions against ground truth: two COCO panoptic JSON files, or two lists of `Panoptic` in one order.
+) -> Evaluation:
+    """Score a prediction against ground truth: two COCO panoptic JSON files, or two lists of `Panoptic` in one order.
 
-    For files, see `pq_files.score_files`; lists are compared strictly, and folders and leniency are refused there.
+    A folder of PNGs defaults to the JSON's path without .json, else to panoptic/ beside it. Files are checked as they
+    are scored: strictly, one `EvaluationProblemsError` (an `InputError`) lists all that is wrong with them; `lenient`
+    scores what can be scored and tells what it left out (docs/evaluation.md); `like_panopticapi` takes and refuses
+    what panopticapi does. `boundary` adds Boundary PQ, `instances` (a COCO results JSON) AP of the things.
+    `per_picture` streams every picture's sums to a new file, a JSON line each. `threads` defaults to all cores.
+    `progress` is told (pictures done, of how many). Of lists, areas are counted; what speaks of files is refused there.
     """
-    if isinstance(gt, str | Path) and isinstance(pred, str | Path):
-        from thingstuff.evaluation.pq_files import score_files
+    if not isinstance(gt, str | Path) and not isinstance(pred, str | Path):
+        if gt_folder or pred_folder or like_panopticapi or lenient or instances or threads:
+            alone = "folders, like_panopticapi, lenient, instances and threads"
+            raise InputError(f"two lists of Panoptic without {alone}, which are for files")
+        return _evaluate_maps(gt, pred, boundary, per_picture, progress)
+    if not isinstance(gt, str | Path) or not isinstance(pred, str | Path):
+        raise InputError("give two JSON files, or two lists of Panoptic")
+    how = {"lenient": lenient, "like_panopticapi": like_panopticapi, "boundary": boundary}
+    with closing(scored_pairs(gt, pred, gt_folder, pred_folder, **how, threads=threads, progress=progress)) as pairs:
+        return evaluate_pairs(pairs, boundary, instances, per_picture, lenient)
 
-        return score_files(gt, pred, gt_folder, pred_folder, like_panopticapi, progress).result()
-    if isinstance(gt, str | Path) or isinstance(pred, str | Path) or gt_folder or pred_folder or like_panopticapi:
-        raise InputError("give two JSON files, or two lists of Panoptic without folders and like_panopticapi")
+
+def evaluate_pairs(
+    pairs: ScoredPairs,
+    boundary: bool = False,
+    instances: str | Path | None = None,
+    per_picture: str | Path | None = None,
+    lenient: bool = False,
+) -> Evaluation:
+    """Score the pictures of two files that `scored_pairs` opened; see `evaluate`."""
+    if instances is not None and not Path(instances).is_file():  # it is read last, when the pictures' sizes are known
+        raise InputError(f"{instances} is not there; give the path of a COCO results JSON")
+    things = InstanceAccumulator(pairs.categories) if instances is not None else None
+    with picture_lines(per_picture) as lines:
+        evaluator = Evaluator(pairs.categories, boundary, lines)
+        for picture in pairs:
+            evaluator.add(picture)
+            if things is not None:
+                things.add_truth(
+                    picture.image_id, read_maps(picture, pairs.paths(picture.image_id), pairs.categories)[0]
+                )
+    ap = None
+    if things is not None and instances is not None:
+        faults: list[str] | None = [] if lenient else None
+        for image_id, found in instances_from_results(instances, pairs.categories, things.sizes, faults).items():
+            things.add_encoded(image_id, found)
+        ap = things.result()
+        tell = ProblemFile(pairs.problems, Path(instances))
+        for fault in faults or ():
+            tell("faulty instance", fault.removeprefix(f"{instances}: "))
+    return evaluator.result(ap, tuple(pairs.problems))
+
+
+def read_maps(picture: ScoredPicture, paths: PairPaths, categories: Categories) -> tuple[Panoptic, Panoptic]:
+    """Read a scored picture's ground truth and prediction again, with the segments that took part; the rest is void."""
+    truths = {i: (t.category_id, t.iscrowd) for i, t in picture.truths.items()}
+    predictions = {i: (category_id, False) for i, category_id in picture.predictions.items()}
+    sides = zip((paths.truth, paths.prediction), (truths, predictions), picture.areas, strict=True)
+    found = []
+    for path, listed, areas in sides:
+        segments = tuple(
+            Segment(i, categories.label_of[category_id], areas[i], iscrowd=iscrowd)
+            for i, (category_id, iscrowd) in listed.items()
+            if category_id in categories.label_of and i in areas
+        )
+        ids = read_id_map(path)
+        known = np.isin(ids, [s.id for s in segments])
+        found.append(Panoptic(np.where(known, ids, 0), segments, categories))
+    return found[0], found[1]
+
+
+def _evaluate_maps(
+    gt: Sequence[Panoptic],
+    pred: Sequence[Panoptic],
+    boundary: bool,
+    per_picture: str | Path | None,
+    progress: Progress | None,
+) -> Evaluation:
     if len(gt) != len(pred) or not gt:
         raise InputError(f"{len(gt)} maps of ground truth and {len(pred)} predictions: give one for one, at least one")
-    scores = PQAccumulator(gt[0].categories)
-    for done, (truth, prediction) in enumerate(zip(gt, pred, strict=True), 1):
-        scores.add(truth, prediction)
-        if progress:
-            progress(done, len(gt))
-    return scores.result()
+    with picture_lines(per_picture) as lines:
+        evaluator = Evaluator(gt[0].categories, boundary, lines)
+        for number, (truth, prediction) in enumerate(zip(gt, pred, strict=True)):
+            evaluator.add(compare_maps(truth, prediction, number, evaluator.categories, boundary))
+            if progress:
+                progress(number + 1, len(gt))
+    return evaluator.result()
+
+
+class ComparedPredictions(NamedTuple):
+    """Several predictions: each one's evaluation by name, and how they differ from the first."""
+
+    evaluations: Mapping[str, Evaluation]
+    comparison: Comparison
+
+
+def compare(
+    gt: Source,
+    preds: Mapping[str, Source],
+    gt_folder: str | Path | None = None,
+    pred_folders: Mapping[str, str | Path] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    lenient: bool = False,
+    like_panopticapi: bool = False,
+    boundary: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ComparedPredictions:
+    """Score several predictions, by name, against one ground truth, with bootstrap intervals over the pictures.
+
+    Each is scored as by `evaluate`, which says what the other arguments are; `resamples` times the pictures are drawn
+    with replacement, the same for all predictions. Raises `InputError` as `evaluate` does, for the first faulty one.
+    """
+    folders = pred_folders or {}
+    evaluations = {}
+    for name, pred in preds.items():
+        evaluations[name] = evaluate(
+            gt,
+            pred,
+            gt_folder,
+            folders.get(name),
+            like_panopticapi=like_panopticapi,
+            lenient=lenient,
+            boundary=boundary,
+            threads=threads,
+            progress=progress,
+        )
+    return ComparedPredictions(evaluations, compare_evaluations(evaluations, resamples, seed))
+
+
+def compare_evaluations(
+    evaluations: Mapping[str, Evaluation], resamples: int = 1000, seed: int = 0, progress: Progress | None = None
+) -> Comparison:
+    """Compare evaluations of several predictions against one ground truth with the first of them.
+
+    Raises `InputError` for one that was read from JSON, which holds no sums per picture.
+    """
+    sums = {name: evaluation.sums for name, evaluation in evaluations.items() if evaluation.sums is not None}
+    if len(sums) != len(evaluations):
+        lacking = next(name for name in evaluations if name not in sums)
+        raise InputError(f"{lacking}: an evaluation read from JSON has no sums per picture; evaluate it again")
+    return compare_sums(sums, resamples, seed, progress)

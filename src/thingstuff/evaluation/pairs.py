@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from thingstuff.errors import InputError
+from thingstuff.evaluation.boundary import boundary_matches
 from thingstuff.evaluation.counting import overlaps
 from thingstuff.evaluation.segments import ImageId, ScoredPicture, TruthSegment, match_segments, segment_areas
 from thingstuff.panoptic import Categories, Panoptic
@@ -27,7 +28,8 @@ def compare_maps(
     truths = {s.id: TruthSegment(ids[s.label], areas[s.id], s.iscrowd) for s in truth.segments}
     predictions = {s.id: ids[s.label] for s in prediction.segments}
     matches = match_segments(shared, truths, predictions)
-    return ScoredPicture(image_id, shared, truths, predictions, matches)
+    outlines = boundary_matches(truth.ids, prediction.ids, truths, predictions, shared) if boundary else None
+    return ScoredPicture(image_id, shared, truths, predictions, matches, outlines)
 
 
 def _check_segments(at: str, panoptic: Panoptic, areas: Mapping[int, int], categories: Categories) -> None:

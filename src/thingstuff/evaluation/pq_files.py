@@ -1,17 +1,69 @@
-"""PQ of files: COCO panoptic JSON and PNGs against each other, strictly or as panopticapi takes them."""
+"""COCO panoptic JSONs and PNGs against each other, picture by picture: strictly, leniently or as panopticapi does."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Protocol, runtime_checkable
 
-from thingstuff.data import coco
-from thingstuff.errors import InputError, raise_problems
-from thingstuff.evaluation.counting import overlaps
+from thingstuff.errors import InputError
+from thingstuff.evaluation.file_pairs import PairComparison, PairPaths, SideFiles
+from thingstuff.evaluation.like_panopticapi import PairsLikePanopticapi
+from thingstuff.evaluation.picture_index import PictureIndex
 from thingstuff.evaluation.pq import PQAccumulator, Progress
-from thingstuff.evaluation.segments import ImageId, Overlaps, TruthSegment, match_segments, segment_areas
-from thingstuff.io import id_map_size, map_folder, read_id_map, read_sections
+from thingstuff.evaluation.problems import EvaluationProblemsError, ProblemFile, Problems
+from thingstuff.evaluation.segments import ImageId, ScoredPicture
+from thingstuff.evaluation.threads import in_order, thread_count
+from thingstuff.io import map_folder
 from thingstuff.panoptic import Categories
+
+
+@runtime_checkable
+class ScoredPairs(Protocol):
+    """Pictures of two files compared one by one; `problems` is complete when all are."""
+
+    categories: Categories
+    problems: Problems
+    total: int
+
+    def __iter__(self) -> Iterator[ScoredPicture]:
+        """Yield the pictures in the order of the ground truth's annotations."""
+        ...
+
+    def paths(self, image_id: ImageId) -> PairPaths:
+        """Return where a picture's files lie."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the files."""
+        ...
+
+
+def scored_pairs(
+    gt: str | Path,
+    pred: str | Path,
+    gt_folder: str | Path | None = None,
+    pred_folder: str | Path | None = None,
+    *,
+    lenient: bool = False,
+    like_panopticapi: bool = False,
+    boundary: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ScoredPairs:
+    """Open a prediction's COCO panoptic JSON and PNGs against the ground truth's, to be compared as they are asked for.
+
+    A folder of PNGs defaults to the JSON's path without .json, else to panoptic/ beside it. `threads` defaults to all
+    cores; the order does not depend on them. `progress` is told (pictures done, of how many). See `FilePairs` for
+    strict and lenient, `PairsLikePanopticapi` for that. With `boundary`, Boundary PQ's matching is added. Raises
+    `InputError` where a JSON cannot be read; close what is returned.
+    """
+    if lenient and like_panopticapi:
+        raise InputError("lenient and like_panopticapi are two ways to take faulty files; choose one of them")
+    truth = SideFiles(Path(gt), map_folder(gt, gt_folder, "gt_folder"))
+    prediction = SideFiles(Path(pred), map_folder(pred, pred_folder, "pred_folder"))
+    if like_panopticapi:
+        return PairsLikePanopticapi(truth, prediction, boundary, threads, progress)
+    return FilePairs(truth, prediction, lenient, boundary, threads, progress)
 
 
 def score_files(
@@ -21,112 +73,87 @@ def score_files(
     pred_folder: str | Path | None = None,
     like_panopticapi: bool = False,
     progress: Progress | None = None,
+    *,
+    lenient: bool = False,
+    threads: int | None = None,
 ) -> PQAccumulator:
-    """Score a prediction's COCO panoptic JSON and PNGs against the ground truth's, picture after picture.
+    """Score a prediction's COCO panoptic JSON and PNGs against the ground truth's, as `scored_pairs` reads them.
 
-    A folder of PNGs defaults to the JSON's path without .json, else to panoptic/ beside it. Strict: one `InputError`
-    lists whatever is missing, doubled, unknown or disagrees in ids, sizes and areas, and nothing is scored.
-    `like_panopticapi` scores what panopticapi scores and raises `InputError` where it raises; of an image id that
-    comes twice, `per_picture` keeps the last. `progress` is told (pictures done, of how many).
+    Raises `InputError` where a JSON cannot be read, and `EvaluationProblemsError` with whatever is wrong with the files
+    (lenient: where nothing is left to score). `like_panopticapi` scores what panopticapi scores and raises `InputError`
+    where it raises; of an image id that comes twice, `per_picture` keeps the last.
     """
-    truth = coco.SplitPaths(Path(), map_folder(gt, gt_folder, "gt_folder"), Path(gt))
-    prediction = coco.SplitPaths(Path(), map_folder(pred, pred_folder, "pred_folder"), Path(pred))
-    score = _score_like_panopticapi if like_panopticapi else _score_strictly
-    return score(truth, prediction, progress or (lambda done, total: None))
-
-
-class _Pair(NamedTuple):
-    image_id: ImageId
-    truth_map: Path
-    map: Path
-    truths: Mapping[int, TruthSegment]
-    predictions: Mapping[int, int]
-
-    def overlaps(self) -> Overlaps:
-        truth, prediction = read_id_map(self.truth_map), read_id_map(self.map)
-        if truth.shape != prediction.shape:
-            sizes = f"{self.map} is {prediction.shape} (height, width), {self.truth_map} {truth.shape}"
-            raise InputError(f"{sizes}; predict at the picture's own size")
-        return overlaps(truth, prediction)
-
-
-def _score_strictly(gt: coco.SplitPaths, pred: coco.SplitPaths, progress: Progress) -> PQAccumulator:
-    categories, records, problems = coco.read_ground_truth(gt)
-    predictions = coco.read_predictions(pred, categories, problems)
-    strangers = predictions.keys() - {record.image_id for record in records}
-    problems += [f"{pred.json}: image {i!r}: is not in {gt.json}; remove it" for i in predictions if i in strangers]
-    scores = PQAccumulator(categories)
-    for done, record in enumerate(records, 1):
-        if record.image_id in predictions:
-            faults = _add_strictly(scores, record, *predictions[record.image_id])
-            problems += [f"image {record.image_id!r}: {fault}" for fault in faults]
-        else:
-            problems.append(f"{pred.json}: image {record.image_id!r}: has no usable prediction; predict it too")
-        progress(done, len(records))
-    raise_problems(problems, f"{pred.json} cannot be scored against {gt.json}:", limit=50)
+    options = {"lenient": lenient, "like_panopticapi": like_panopticapi}
+    with closing(
+        scored_pairs(gt, pred, gt_folder, pred_folder, **options, threads=threads, progress=progress)
+    ) as pairs:
+        scores = PQAccumulator(pairs.categories)
+        for picture in pairs:
+            scores.add_matches(picture.image_id, picture.matches)
     return scores
 
 
-def _add_strictly(scores: PQAccumulator, record: coco.Record, path: Path, predictions: Mapping[int, int]) -> list[str]:
-    ids = scores.categories.ids
-    truths = {s.id: TruthSegment(ids[s.label], s.area, s.iscrowd) for s in record.segments}
-    try:
-        coco.check_map_size(record, id_map_size(record.map))
-        shared = _Pair(record.image_id, record.map, path, truths, predictions).overlaps()
-    except InputError as error:
-        return [str(error)]
-    areas, predicted_areas = segment_areas(shared)
-    faults = coco.id_faults(areas, truths, record.map) + coco.id_faults(predicted_areas, predictions, path)
-    faults += [
-        f"segment {i}: its area is {truth.area} in the JSON, {areas[i]} in {record.map}; correct the JSON"
-        for i, truth in truths.items()
-        if i in areas and areas[i] != truth.area
-    ]
-    if not faults:
-        scores.add_matches(record.image_id, match_segments(shared, truths, predictions))
-    return faults
+class FilePairs:
+    """Iterates over the pictures of two files, compared, in the order of the ground truth's annotations.
 
+    Strict: one pass finds every problem of every picture, then `EvaluationProblemsError`; what was yielded
+    before is worth nothing then. Lenient: what has a fault is left out as narrowly as the problem's kind says, and
+    `EvaluationProblemsError` is raised only where nothing is left or no segment is annotated.
+    """
 
-def _score_like_panopticapi(gt: coco.SplitPaths, pred: coco.SplitPaths, progress: Progress) -> PQAccumulator:
-    annotations, entries = read_sections(gt.json, ("annotations", "categories"))
-    (found,) = read_sections(pred.json, ("annotations",))
-    try:
-        scores = PQAccumulator(_categories_like_panopticapi(entries))
-        by_image = {annotation["image_id"]: annotation for annotation in found}
-        missing = [annotation["image_id"] for annotation in annotations if annotation["image_id"] not in by_image]
-        raise_problems([f"image {i!r}: predict it too" for i in missing], f"{pred.json} lacks predictions:")
-        pairs = [_pair_like_panopticapi(gt.maps, a, pred.maps, by_image[a["image_id"]]) for a in annotations]
-    except (KeyError, TypeError) as error:
-        files = f"{gt.json} or {pred.json}"
-        raise InputError(f"{files} lacks or mistakes a field ({error!r}); score strictly to see where") from error
-    for done, pair in enumerate(pairs, 1):
-        _add_like_panopticapi(scores, pair)
-        progress(done, len(pairs))
-    return scores
+    def __init__(
+        self,
+        truth: SideFiles,
+        prediction: SideFiles,
+        lenient: bool,
+        boundary: bool,
+        threads: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self.problems = Problems()
+        self._truth, self._prediction, self._lenient = truth, prediction, lenient
+        self._threads, self._progress = thread_count(threads), progress
+        self._index = PictureIndex(truth.json, prediction.json, self.problems)
+        self._of_files = tuple(self.problems)
+        self._compare = PairComparison(truth, prediction, self._index.classes, boundary)
+        self.categories, self.total = self._index.classes.categories, self._index.total
 
+    def __iter__(self) -> Iterator[ScoredPicture]:
+        self.problems = Problems(self._of_files)
+        annotated = predicted = scored = 0
+        for done, pair in enumerate(in_order(self._compare, self._index, self._threads), 1):
+            for problem in pair.problems:
+                self.problems.add(problem)
+            annotated, predicted = annotated + pair.annotated, predicted + pair.predicted
+            if self._progress:
+                self._progress(done, self.total)
+            if pair.picture is not None and (self._lenient or not self.problems.grave):
+                scored += 1
+                yield pair.picture
+        self._finish(annotated, predicted, scored)
 
-def _pair_like_panopticapi(gt: Path, truth: Mapping[str, Any], pred: Path, found: Mapping[str, Any]) -> _Pair:
-    truths = {s["id"]: TruthSegment(s["category_id"], s["area"], s["iscrowd"] == 1) for s in truth["segments_info"]}
-    predictions = {s["id"]: s["category_id"] for s in found["segments_info"]}
-    return _Pair(truth["image_id"], gt / truth["file_name"], pred / found["file_name"], truths, predictions)
+    def paths(self, image_id: ImageId) -> PairPaths:
+        """Return where a picture's two maps lie, and its file name where the ground truth's `images` has one.
 
+        Raises `InputError` for a picture without annotation or prediction.
+        """
+        truth, prediction, picture = self._index.file_names(image_id)
+        if truth is None or prediction is None:
+            lacking = self._truth.json if truth is None else self._prediction.json
+            raise InputError(f"image {image_id!r} is not in {lacking}; give the image_id of a scored picture")
+        return PairPaths(self._truth.maps / truth, self._prediction.maps / prediction, picture)
 
-def _add_like_panopticapi(scores: PQAccumulator, pair: _Pair) -> None:
-    shared = pair.overlaps()
-    faults = coco.id_faults(segment_areas(shared)[1], pair.predictions, pair.map)
-    faults += [
-        f"segment {segment_id}: category_id {category_id!r} is not in the ground truth's categories; correct it"
-        for segment_id, category_id in pair.predictions.items()
-        if category_id not in scores.categories.label_of
-    ]
-    raise_problems(faults, f"image {pair.image_id!r}: the prediction cannot be scored, by panopticapi neither:")
-    scores.add_matches(pair.image_id, match_segments(shared, pair.truths, pair.predictions))
+    def close(self) -> None:
+        """Let go of the files."""
+        self._index.close()
 
-
-def _categories_like_panopticapi(entries: Iterable[Mapping[str, Any]]) -> Categories:
-    # it reads no names, and of an id that comes twice it keeps the last entry
-    by_id = {entry["id"]: entry for entry in entries}
-    names = [str(entry.get("name", category_id)) for category_id, entry in by_id.items()]
-    count = Counter(names)
-    unique = (f"{name} ({i})" if count[name] > 1 else name for i, name in zip(by_id, names, strict=True))
-    return Categories(tuple(unique), tuple(entry["isthing"] == 1 for entry in by_id.values()), tuple(by_id))
+    def _finish(self, annotated: int, predicted: int, scored: int) -> None:
+        if self.total and not annotated:
+            ProblemFile(self.problems, self._truth.json)("nothing annotated", "no picture has a segment")
+        if annotated and not predicted:
+            ProblemFile(self.problems, self._prediction.json)("nothing predicted", "no picture has a segment")
+        heading = f"{self._prediction.json} cannot be scored against {self._truth.json}: {self.problems.count()}"
+        if self._lenient and not (scored and annotated):
+            raise EvaluationProblemsError(f"{heading}, nothing is left to score", self.problems)
+        if not self._lenient and self.problems.grave:
+            raise EvaluationProblemsError(heading, self.problems, "--lenient scores what can be scored")

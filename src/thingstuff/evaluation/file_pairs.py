@@ -1,0 +1,321 @@
+"""One picture of two COCO panoptic files: its maps read, every fault found, and what can be scored compared.
+
+Letters: H W pixels of a picture.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from thingstuff.errors import InputError
+from thingstuff.evaluation.counting import overlaps
+from thingstuff.evaluation.file_categories import FileCategories
+from thingstuff.evaluation.picture_index import Entry, FilePair, entry_of
+from thingstuff.evaluation.problems import Problem, ProblemFile, shown
+from thingstuff.evaluation.segments import (
+    ImageId,
+    Overlaps,
+    ScoredPicture,
+    TruthSegment,
+    match_segments,
+    segment_areas,
+)
+from thingstuff.io import LARGEST_ID, Kind, Size, field_fault, read_id_map
+
+_ANNOTATION = {
+    "file_name": Kind("a text", lambda v: type(v) is str and v != ""),
+    "segments_info": Kind("a list", lambda v: type(v) is list),
+}
+_AREA = {"area": Kind("a number of pixels", lambda v: type(v) in (int, float) and v >= 0 and v == v // 1)}
+_FLAG = {"iscrowd": Kind("0 or 1", lambda v: type(v) in (int, bool) and v in (0, 1))}
+_FEW = 10  # unlisted ids of a picture that are told one by one
+
+
+class SideFiles(NamedTuple):
+    """The JSON of one side and the folder of its maps."""
+
+    json: Path
+    maps: Path
+
+
+class PairPaths(NamedTuple):
+    """Where a picture's two maps lie, and its own file name where the ground truth's `images` has one."""
+
+    truth: Path
+    prediction: Path
+    picture: str | None
+
+
+class ComparedPair(NamedTuple):
+    """A picture's comparison (None where it was left out), its faults, and how many segments its JSONs list."""
+
+    image_id: ImageId
+    picture: ScoredPicture | None
+    problems: list[Problem]
+    annotated: int
+    predicted: int
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """How pictures of two files are compared: what has a fault is left out as narrowly as can be, and told."""
+
+    truth: SideFiles
+    prediction: SideFiles
+    classes: FileCategories
+    boundary: bool
+
+    def __call__(self, pair: FilePair) -> ComparedPair:
+        """Compare one picture; `ScoredPicture` where there is anything to compare, areas as counted in the maps.
+
+        Raises `InputError` where a JSON was changed since it was indexed.
+        """
+        problems: list[Problem] = []
+        truth = _Side(self.truth, pair.image_id, self.classes, problems, is_truth=True)
+        prediction = _Side(self.prediction, pair.image_id, self.classes, problems, is_truth=False)
+        truth.read(pair.truth)
+        if pair.prediction is None:
+            prediction.problem("missing prediction", "has no prediction")
+        else:
+            prediction.read(pair.prediction)
+        _check_sizes(truth, prediction, pair.size)
+        picture = self._compared(truth, prediction)
+        if picture is None:
+            truth.check(truth.areas())
+            prediction.check(prediction.areas())
+        return ComparedPair(pair.image_id, picture, problems, len(truth.infos), len(prediction.infos))
+
+    def _compared(self, truth: "_Side", prediction: "_Side") -> ScoredPicture | None:
+        if truth.ids is None or prediction.ids is None or not (truth.fits and prediction.fits):
+            return None
+        shared = overlaps(truth.ids, prediction.ids)
+        areas, predicted_areas = segment_areas(shared)
+        truth.check(areas)
+        prediction.check(predicted_areas)
+        voided = truth.voided(areas), prediction.voided(predicted_areas)
+        if any(voided):
+            truth_ids, predicted_ids = (_blanked(s.ids, v) for s, v in zip((truth, prediction), voided, strict=True))
+            shared = overlaps(truth_ids, predicted_ids)
+        else:
+            truth_ids, predicted_ids = truth.ids, prediction.ids
+        predictions = {i: segment.category_id for i, segment in prediction.segments.items()}
+        return scored(truth.image_id, (truth_ids, predicted_ids), truth.segments, predictions, shared, self.boundary)
+
+
+def scored(
+    image_id: ImageId,
+    maps: tuple[Int32[np.ndarray, "H W"], Int32[np.ndarray, "H W"]],
+    truths: Mapping[int, TruthSegment],
+    predictions: Mapping[int, int],
+    shared: Overlaps,
+    boundary: bool,
+) -> ScoredPicture:
+    """Match the segments of two maps [H, W], of the ground truth and of the prediction, that share `shared`."""
+    matches = match_segments(shared, truths, predictions)
+    if not boundary:
+        return ScoredPicture(image_id, shared, truths, predictions, matches)
+    from thingstuff.evaluation.boundary import boundary_matches
+
+    own = boundary_matches(*maps, truths, predictions, shared)
+    return ScoredPicture(image_id, shared, truths, predictions, matches, own)
+
+
+class _Side:
+    """A picture's ground truth or prediction: what the JSON lists, the map, and the segments that can be used."""
+
+    def __init__(
+        self, files: SideFiles, image_id: ImageId, classes: FileCategories, problems: list[Problem], is_truth: bool
+    ) -> None:
+        self.image_id, self.is_truth = image_id, is_truth
+        self.infos: list[Any] = []
+        self.ids: Int32[np.ndarray, "H W"] | None = None
+        self.fits = True
+        self.segments: dict[int, TruthSegment] = {}
+        self.problem = ProblemFile(problems, files.json, image_id)
+        self.of_map = self.problem
+        self._files, self._problems, self._classes = files, problems, classes
+
+    def read(self, annotation: Entry) -> None:
+        """Take the picture's entry apart and read its map."""
+        entry = entry_of(annotation.text, self._files.json)
+        faults = {name: field_fault(entry, {name: kind}) for name, kind in _ANNOTATION.items()}
+        for fault in filter(None, faults.values()):
+            self.problem("faulty annotation", f"annotations[{annotation.position}]: {fault}")
+        if not faults["segments_info"]:
+            self.infos = entry["segments_info"]
+        if faults["file_name"]:
+            return
+        if _leads_out(entry["file_name"]):
+            message = f"annotations[{annotation.position}]: file_name {shown(entry['file_name'])}"
+            self.problem("outside the folder", message)
+            return
+        path = self._files.maps / entry["file_name"]
+        self.of_map = ProblemFile(self._problems, path, self.image_id)
+        try:
+            ids = read_id_map(path)
+        except InputError as error:
+            kind = "unreadable map" if path.is_file() else "missing map"
+            self.of_map(kind, str(error).removeprefix(f"{path} "))
+            return
+        if not faults["segments_info"]:
+            self.ids = ids
+
+    def check_size(self, wanted: Size | None, of: str) -> None:
+        """Tell of a map that has another size than wanted; what its ids are then is no further fault."""
+        if self.ids is not None and wanted is not None and self.ids.shape != wanted:
+            self.fits = False
+            self.of_map("wrong size", f"is {_differing(self.ids.shape, wanted)} {of}")
+
+    def areas(self) -> Mapping[int, int] | None:
+        """Count the pixels of each id, without the other side; None where there is no map of the right size."""
+        return segment_areas(overlaps(self.ids, self.ids))[0] if self.ids is not None and self.fits else None
+
+    def check(self, areas: Mapping[int, int] | None) -> None:
+        """Sort out the segments, given the pixels of each id in the map where that can be read."""
+        listed: set[int] = set()
+        for position, info in enumerate(self.infos):
+            segment_id, segment = self._sound(info, areas or {}, listed) or self._mended(position, info, areas, listed)
+            if segment_id is not None:
+                listed.add(segment_id)
+            if segment_id is not None and segment is not None:
+                self.segments[segment_id] = segment
+        if areas is not None:
+            self._check_listed(areas, listed)
+
+    def voided(self, areas: Mapping[int, int]) -> list[int]:
+        """Return the ids in the map that are no usable segment."""
+        return [segment_id for segment_id in areas if segment_id and segment_id not in self.segments]
+
+    def _sound(self, info: Any, areas: Mapping[int, int], listed: Collection[int]) -> tuple[int, TruthSegment] | None:
+        """Return a segment that has no fault at a quick look; almost all are such, and there may be millions."""
+        if type(info) is not dict:
+            return None
+        segment_id, category_id, iscrowd = info.get("id"), info.get("category_id"), info.get("iscrowd")
+        if type(segment_id) is not int or type(category_id) is not int or segment_id in listed or segment_id <= 0:
+            return None
+        area = areas.get(segment_id)
+        known = area is not None and category_id in self._classes.categories.label_of
+        exact = type(info.get("area")) is int and info["area"] == area
+        if self.is_truth:
+            exact = exact and type(iscrowd) is int and iscrowd in (0, 1)
+        else:
+            exact, iscrowd = exact or "area" not in info, 0
+        return (segment_id, TruthSegment(category_id, area, iscrowd == 1)) if area and known and exact else None
+
+    def _mended(
+        self, position: int, info: Any, areas: Mapping[int, int] | None, listed: Collection[int]
+    ) -> tuple[int | None, TruthSegment | None]:
+        """Tell of all faults of a segment; return its id and what can be used of it."""
+        segment_id = self._segment_id(position, info, listed)
+        if segment_id is None:
+            return None, None
+        category_id = self._category_id(segment_id, info)
+        iscrowd = self._iscrowd(segment_id, info)
+        area = areas.get(segment_id, 0) if areas is not None else None
+        self._check_area(segment_id, info, area)
+        if area == 0:
+            self.problem("segment without pixels", "has no pixel in its map", segment_id)
+        if not area or category_id is None:
+            return segment_id, None
+        return segment_id, TruthSegment(category_id, area, iscrowd)
+
+    def _segment_id(self, position: int, info: Any, listed: Collection[int]) -> int | None:
+        at = f"segments_info[{position}]"
+        if not isinstance(info, dict) or "id" not in info:
+            fault = "'id' is missing" if isinstance(info, dict) else f"{shown(info)} is no object with id, category_id"
+            self.problem("faulty segment", f"{at}: {fault}")
+            return None
+        segment_id = self._number(info["id"], f"{at}: id")
+        if segment_id is None or not 0 < segment_id <= LARGEST_ID:
+            message = f"{at}: id {shown(info['id'])} is not a whole number from 1 to {LARGEST_ID} (0 is void)"
+            self.problem("faulty segment", message, segment_id)
+            return None
+        if segment_id in listed:
+            self.problem("duplicate segment", f"{at}: stands twice in segments_info", segment_id)
+            return None
+        return segment_id
+
+    def _category_id(self, segment_id: int, info: Mapping[str, Any]) -> int | None:
+        if "category_id" not in info:
+            self.problem("faulty category_id", "'category_id' is missing", segment_id)
+            return None
+        category_id = self._number(info["category_id"], "category_id", segment_id)
+        if category_id is None:
+            message = f"category_id {shown(info['category_id'])} is not a whole number"
+            self.problem("faulty category_id", message, segment_id)
+        elif category_id not in self._classes.categories.label_of:
+            if category_id not in self._classes.faulty:
+                message = f"category_id {shown(category_id)} is not in the ground truth's categories"
+                self.problem("unknown category", message, segment_id)
+            return None
+        return category_id
+
+    def _iscrowd(self, segment_id: int, info: Mapping[str, Any]) -> bool:
+        if not self.is_truth:
+            return False
+        fault = field_fault(info, _FLAG)
+        if fault is None:
+            return bool(info["iscrowd"])
+        number = self._number(info.get("iscrowd"), "iscrowd", segment_id)
+        if number not in (0, 1):
+            self.problem("faulty iscrowd", fault, segment_id)
+        return number == 1
+
+    def _check_area(self, segment_id: int, info: Mapping[str, Any], area: int | None) -> None:
+        if not self.is_truth and "area" not in info:
+            return
+        fault = field_fault(info, _AREA)
+        if fault is None and area and info["area"] != area:
+            fault = f"its area is {shown(info['area'])} in the JSON, {area} in the map"
+        if fault:
+            self.problem("wrong area", fault, segment_id)
+
+    def _check_listed(self, areas: Mapping[int, int], listed: Collection[int]) -> None:
+        unlisted = sorted(i for i in areas if i and i not in listed)
+        if len(unlisted) > _FEW:
+            some = ", ".join(map(str, unlisted[:_FEW]))
+            self.of_map("unlisted id", f"holds {len(unlisted):,} ids that are not in segments_info: {some}, ...")
+            return
+        for segment_id in unlisted:
+            message = f"holds id {segment_id} on {areas[segment_id]} pixels, not in segments_info"
+            self.of_map("unlisted id", message, segment_id)
+
+    def _number(self, value: object, field: str, segment_id: int | None = None) -> int | None:
+        """Return a whole number, also one that is written as text; None for anything else."""
+        if type(value) is int:
+            return value
+        if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > 18:
+            return None
+        self.problem("number as text", f"{field} {value!r} is text", segment_id)
+        return int(value)
+
+
+def _check_sizes(truth: _Side, prediction: _Side, stated: Size | None) -> None:
+    """Tell of maps that have another size than they should have."""
+    wanted, of = stated, "by the ground truth's images"
+    if truth.ids is not None:
+        truth.check_size(stated, of)
+        wanted, of = (truth.ids.shape[0], truth.ids.shape[1]), "in the ground truth's map"
+    prediction.check_size(wanted, of)
+
+
+def _differing(own: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    turned = " (height and width are swapped)" if own == wanted[::-1] else ""
+    return f"{own[1]} wide and {own[0]} high{turned}, but {wanted[1]} wide and {wanted[0]} high"
+
+
+def _blanked(ids: Int32[np.ndarray, "H W"] | None, voided: Iterable[int]) -> Int32[np.ndarray, "H W"]:
+    assert ids is not None
+    return np.where(np.isin(ids, list(voided)), np.int32(0), ids).astype(np.int32)
+
+
+def _leads_out(name: str) -> bool:
+    if not any(sign in name for sign in "/\\:") and name != "..":
+        return False
+    # a data set is moved between systems, so that both ways to write a path count on each
+    windows = PureWindowsPath(name)
+    return ".." in windows.parts or bool(windows.drive or windows.root) or PurePosixPath(name).is_absolute()

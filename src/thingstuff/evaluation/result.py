@@ -1,0 +1,121 @@
+"""What an evaluation found, in one value: PQ, the other measures, and why the PQ is what it is."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from thingstuff.errors import InputError
+from thingstuff.evaluation.average_precision import APResult
+from thingstuff.evaluation.errors import ErrorReport
+from thingstuff.evaluation.miou import SemanticResult
+from thingstuff.evaluation.picture_sums import PictureSums
+from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQResult
+from thingstuff.evaluation.problems import Problem
+from thingstuff.evaluation.segments import ScoredPicture
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every measure of one prediction, as fractions (None: "n/a").
+
+    `boundary` is Boundary PQ and `ap` AP of the things' instances, None where they were not asked for. `left_out` is
+    what a lenient evaluation did not score, and notes. `sums` are each picture's own sums, which `compare` resamples,
+    and `worst` the pictures that `errors` calls the worst; JSON holds neither.
+    """
+
+    pq: PQResult
+    semantic: SemanticResult
+    errors: ErrorReport
+    boundary: PQResult | None = None
+    ap: APResult | None = None
+    left_out: tuple[Problem, ...] = ()
+    sums: PictureSums | None = field(default=None, repr=False, compare=False)
+    worst: tuple[ScoredPicture, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def all(self) -> AveragePQ:
+        """PQ, SQ and RQ over all classes."""
+        return self.pq.all
+
+    @property
+    def things(self) -> AveragePQ:
+        """PQ, SQ and RQ over the things."""
+        return self.pq.things
+
+    @property
+    def stuff(self) -> AveragePQ:
+        """PQ, SQ and RQ over the stuff."""
+        return self.pq.stuff
+
+    @property
+    def per_class(self) -> tuple[ClassPQ, ...]:
+        """PQ, SQ and RQ of each class."""
+        return self.pq.per_class
+
+    @property
+    def pictures(self) -> int:
+        """The pictures that were scored."""
+        return self.pq.pictures
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain JSON values, exact to the bit; `from_json` reads them back."""
+        return {
+            **self.pq.to_json(),
+            "semantic": self.semantic.to_json(),
+            "boundary": self.boundary.to_json() if self.boundary else None,
+            "ap": self.ap.to_json() if self.ap else None,
+            "errors": self.errors.to_json(),
+            "left_out": [asdict(problem) for problem in self.left_out],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Evaluation":
+        """Read what `to_json` returned. Raises `InputError` where a field is missing or wrong."""
+        try:
+            return cls(
+                PQResult.from_json(data),
+                SemanticResult.from_json(data["semantic"]),
+                ErrorReport.from_json(data["errors"]),
+                None if data["boundary"] is None else PQResult.from_json(data["boundary"]),
+                None if data["ap"] is None else APResult.from_json(data["ap"]),
+                tuple(Problem(**entry) for entry in data["left_out"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise InputError(f"no evaluation: {error!r}; give what to_json() returned") from None
+
+    @property
+    def measures(self) -> dict[str, float | None]:
+        """Whatever was measured besides PQ, under its usual name, as fractions."""
+        found = {"mIoU": self.semantic.miou, "pixel accuracy": self.semantic.pixel_accuracy}
+        if self.ap is not None:
+            found |= {"AP": self.ap.ap, "AP50": self.ap.ap50, "AP75": self.ap.ap75}
+        if self.boundary is not None:
+            means = {"": self.boundary.all, " things": self.boundary.things, " stuff": self.boundary.stuff}
+            found |= {f"Boundary PQ{name}": mean.pq for name, mean in means.items()}
+        return found
+
+    def table(self, per_class: bool = False) -> "Table":
+        """Return the table of PQ, SQ and RQ as panopticapi prints it, in percent, with every class on request."""
+        return self.pq.table(per_class)
+
+    def short_tables(self, per_class: bool = False) -> "list[Table]":
+        """Return the tables that say most: PQ, the other measures in a row, and the causes of error."""
+        from rich.table import Column, Table
+
+        others = Table(*(Column(name, justify="right") for name in self.measures))
+        others.add_row(*("n/a" if value is None else f"{100 * value:.1f}" for value in self.measures.values()))
+        return [self.table(per_class), others, *self.errors.tables()[:1]]
+
+    def tables(self, per_class: bool = False) -> "list[Table]":
+        """Return every table for the terminal: PQ, the other measures, causes of error, confusions, worst pictures."""
+        found = [self.table(per_class), self.semantic.table(per_class)]
+        if self.ap is not None:
+            found.append(self.ap.table(per_class))
+        if self.boundary is not None:
+            boundary = self.boundary.table(per_class)
+            boundary.title = "Boundary PQ"
+            found.append(boundary)
+        return found + self.errors.tables(per_class)

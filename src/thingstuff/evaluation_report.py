@@ -1,0 +1,47 @@
+"""The HTML report of an evaluation: the score, why it is what it is, and the worst pictures to look at."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from thingstuff.evaluation.result import Evaluation
+from thingstuff.panoptic import Categories
+from thingstuff.report_page import problem_values, render, why_values, write_page
+from thingstuff.report_pictures import Example, drawn_examples
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation's report is made of.
+
+    `command` evaluates again; `worst` are the pictures of `evaluation.errors.worst` that are shown, worst first;
+    `notes` are shown as they are.
+    """
+
+    title: str
+    command: str
+    categories: Categories
+    evaluation: Evaluation
+    worst: Sequence[Example] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_evaluation_report(path: Path, report: EvaluationReport) -> Path:
+    """Write an evaluation's report as one self-contained HTML file and return its path.
+
+    Written aside and then renamed, so that a report already there stays whole until the new one is. Raises `InputError`
+    where the file cannot be written, a picture's sizes disagree, or its errors speak of other segments than its maps.
+    """
+    (worst,) = drawn_examples(report.worst)
+    evaluation = report.evaluation
+    page = render(
+        "evaluation.html.jinja",
+        report=report,
+        evaluation=evaluation,
+        result=evaluation.pq,
+        rows=[("this prediction", evaluation.pq)],
+        worst=worst,
+        **problem_values(evaluation.left_out),
+        **why_values(evaluation.errors),
+    )
+    return write_page(path, page)

@@ -1,0 +1,63 @@
+"""What `thingstuff evaluate` does with a model: predict a split, score it, and show its worst pictures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from thingstuff import pretrained
+from thingstuff.config import parse_overrides
+from thingstuff.data.coco import CocoPanoptic
+from thingstuff.evaluating import EXAMPLES, Request
+from thingstuff.evaluation.picture_sums import picture_lines
+from thingstuff.evaluation.pq import Progress
+from thingstuff.evaluation.result import Evaluation
+from thingstuff.evaluation_report import EvaluationReport, write_evaluation_report
+from thingstuff.models.base import PanopticModel
+from thingstuff.scoring import evaluate_model, make_examples, refuse_other_categories, worst_positions
+
+
+def evaluate_run(
+    weights: Path,
+    data: str,
+    split: str,
+    progress: Progress | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    boundary: bool = False,
+    ap: bool = False,
+) -> Evaluation:
+    """Score a checkpoint, a run's best one or published weights on a split, with settings of the model by dotted key.
+
+    `boundary` adds Boundary PQ, `ap` AP of the scored things. Raises `InputError` where model and data differ in their
+    categories, and for files that cannot be read.
+    """
+    model, dataset = _opened(weights, data, split, changes or {})
+    return evaluate_model(model, dataset, progress=progress, boundary=boundary, ap=ap)
+
+
+def evaluate_as_asked(request: Request, progress: Progress | None = None) -> Evaluation:
+    """Score the model of a request, and write the report and the sums per picture it asks for; see `evaluate_run`."""
+    assert request.data is not None
+    assert request.weights is not None
+    changes = parse_overrides(list(request.settings or ()))
+    model, data = _opened(request.weights, request.data, request.split, changes)
+    with picture_lines(request.per_picture) as lines:
+        result = evaluate_model(model, data, progress=progress, boundary=request.boundary, ap=request.ap, lines=lines)
+    if request.report is not None:
+        report = EvaluationReport(
+            title=f"{request.weights} on {request.split} of {request.data}",
+            command=request.command,
+            categories=data.categories,
+            evaluation=result,
+            worst=make_examples(model, data, worst_positions(data, result)[:EXAMPLES]),
+        )
+        write_evaluation_report(request.report, report)
+    return result
+
+
+def _opened(weights: Path, data: str, split: str, changes: Mapping[str, Any]) -> tuple[PanopticModel, CocoPanoptic]:
+    dataset = CocoPanoptic.open(data, split)
+    dataset.check_files()
+    model = pretrained.load_changed(weights, changes)
+    refuse_other_categories(model, str(weights), dataset)
+    return model, dataset

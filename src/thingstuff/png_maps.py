@@ -1,0 +1,76 @@
+"""Id maps from PNGs as nearly all programs write them: 8-bit RGB or RGBA, not interlaced, whole.
+
+The PNG specification (W3C, 2003). Letters: H W pixels of a picture.
+"""
+
+import struct
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+from jaxtyping import Int32
+from PIL import Image
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_BYTES_PER_PIXEL = {2: 3, 6: 4}  # by colour type
+# What may stand beside the pixels without a say in them, and its length.
+_ASIDE = {b"gAMA": 4, b"pHYs": 9, b"sRGB": 1, b"cHRM": 32, b"tIME": 7, b"bKGD": 6}
+
+
+def decode_plain(data: bytes, loops: ModuleType) -> Int32[np.ndarray, "H W"] | None:
+    """Return R + 256 G + 65536 B of a PNG by `thingstuff.compiled_loops`, None where it is damaged or of a rarer kind.
+
+    Who gets None asks Pillow, which reads the rarer kinds and says what is wrong with the others.
+    """
+    from deflate import DeflateError, zlib_decompress
+
+    found = _plain_parts(data)
+    if found is None:
+        return None
+    (height, width, step), packed = found
+    length = height * (1 + step * width)
+    try:
+        raw = np.frombuffer(zlib_decompress(packed, length), np.uint8)
+    except DeflateError:
+        return None
+    ids = np.empty((height, width), np.int32)
+    return ids if raw.size == length and loops.unfilter(raw, step, ids) else None
+
+
+def _plain_parts(data: bytes) -> tuple[tuple[int, int, int], bytes] | None:
+    """Return (height, width, bytes per pixel) and the packed pixels, None unless every chunk is known and whole."""
+    chunks = list(_whole_chunks(data))
+    kinds = [kind for kind, _ in chunks]
+    if kinds[:1] != [b"IHDR"] or kinds[-1:] != [b"IEND"] or b"IDAT" not in kinds:
+        return None
+    first, count = kinds.index(b"IDAT"), kinds.count(b"IDAT")
+    aside = chunks[1:first] + chunks[first + count : -1]
+    if any(_ASIDE.get(kind) != len(content) for kind, content in aside):
+        return None
+    header = _plain_header(chunks[0][1])
+    return header and (header, b"".join(content for _, content in chunks[first : first + count]))
+
+
+def _whole_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (kind, content) up to IEND, or up to the first chunk that is cut off or has a wrong check sum."""
+    from deflate import crc32
+
+    at, kind = len(_SIGNATURE), b""
+    while kind != b"IEND" and at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data) or crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return
+        yield kind, data[at + 8 : end - 4]
+        at = end
+
+
+def _plain_header(content: bytes) -> tuple[int, int, int] | None:
+    if len(content) != 13:
+        return None
+    width, height, depth, colour, *methods = struct.unpack(">IIBBBBB", content)
+    # beyond its limit Pillow warns or refuses, unless told not to
+    most = Image.MAX_IMAGE_PIXELS or 0
+    if depth != 8 or colour not in _BYTES_PER_PIXEL or any(methods) or not 0 < width * height <= most:
+        return None
+    return height, width, _BYTES_PER_PIXEL[colour]
