@@ -56,6 +56,15 @@ def test_ablations_train_score_and_go_on(
         main()
 
 
+def test_evaluation_runs_on_small_pictures() -> None:
+    pytest.importorskip("hotcoco", reason="hotcoco (PyPI) is not installed")
+    command = [sys.executable, FOLDER / "evaluation.py", "--small", "--pairs", "8", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for part in ("are the same on all sides", "files, one core", "maps in memory", "files, ours", "once a process"):
+        assert part in " ".join(done.stdout.split())
+
+
 def test_every_benchmark_is_tried() -> None:
     tried = Path(__file__).read_text(encoding="utf-8")
     assert [p.name for p in FOLDER.glob("*.py") if f'"{p.name}"' not in tried] == []

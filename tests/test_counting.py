@@ -1,5 +1,6 @@
 """Pairs of ids are counted as a plain loop counts them, by the compiled loops and by numpy alike."""
 
+import inspect
 from collections import Counter
 from collections.abc import Callable
 
@@ -76,6 +77,14 @@ def test_results_are_python_s_own_numbers(count: Count) -> None:
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
 def test_no_pixels(size: tuple[int, int], count: Count) -> None:
     assert count(np.zeros(size, np.int32), np.zeros(size, np.int32)) == {}
+
+
+def test_maps_of_two_sizes_are_refused(count: Count) -> None:
+    ids = np.ones((3, 4), np.int32)
+    for other in (ids.T, ids[:2], ids[:, :1]):
+        # the tests' checks of shapes are not there for users
+        with pytest.raises(ValueError, match=r"maps of \(3, 4\) and"):
+            inspect.unwrap(count)(ids, other)
 
 
 def test_ids_that_share_their_place_in_the_table() -> None:

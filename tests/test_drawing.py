@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from thingstuff import drawing
-from thingstuff.drawing import colour_map, overlay
+from thingstuff.drawing import colour_map, overlay, write_labels
 from thingstuff.errors import InputError
 from thingstuff.panoptic import Categories, Panoptic, Segment
 
@@ -230,3 +230,19 @@ def test_wrong_pictures_are_refused(tmp_path: Path):
             overlay(panoptic, alpha=alpha)
     with pytest.raises(InputError, match="nothing to draw"):
         overlay(Panoptic(np.zeros((0, 4), dtype=np.int32), (), CATEGORIES))
+
+
+def test_labels_keep_off_what_is_taken_and_take_the_first_text_that_fits():
+    places = np.ones((100, 200), dtype=np.int64)
+    places[:, 150:] = 2
+    labels = {1: ["far too long for a picture of so small a size", "short"], 2: ["b"]}
+    image = Image.new("RGB", (200, 100))
+    (first, second) = boxes = write_labels(image, places, labels)
+    assert first[2] - first[0] < 60
+    assert first[2] <= second[0]
+    assert np.array(image)[first[1] : first[3], first[0] : first[2]].any()
+    again = Image.new("RGB", (200, 100))
+    everything = (0, 0, 200, 100)
+    assert write_labels(again, places, labels, [everything]) == [everything]
+    assert not np.array(again).any()
+    assert write_labels(again, places, {2: ["b"]}, boxes[:1]) == boxes

@@ -18,6 +18,10 @@ Numbers = npt.NDArray[np.uint32]
 Scalar = Any  # what numpy's integers become when compiled code adds, shifts and compares them
 F = TypeVar("F", bound=Callable[..., object])
 
+# Megabytes come and go with every map. Once something large was freed, glibc keeps such memory: by itself it hands it
+# back each time, and getting it anew takes longer than decoding a map.
+np.empty(31 << 20, np.uint8)
+
 _EACH_BYTE = np.uint64(0x0101010101010101)
 
 

@@ -12,14 +12,19 @@ from thingstuff.loops import compiled_loops
 
 
 def overlaps(truth: Integer[np.ndarray, "H W"], prediction: Integer[np.ndarray, "H W"]) -> Overlaps:
-    """Count the pixels of each pair of ids that meet in two maps of one size; ids from 0 to 2^32 - 1."""
+    """Count the pixels of each pair of ids that meet in two maps; ids from 0 to 2^32 - 1.
+
+    Raises `ValueError` where the maps differ in size.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(f"maps of {truth.shape} and {prediction.shape} (height, width) share no pixels")
     if not truth.size:
         return {}
     loops, pair = compiled_loops(), (_flat(truth), _flat(prediction))
     keys, pixels = loops.count_pairs(*pair) if loops else _count_pairs(*pair)
     order = np.argsort(keys)
-    pairs = zip(keys[order].tolist(), pixels[order].tolist(), strict=True)
-    return {(key >> 32, key & 0xFFFFFFFF): count for key, count in pairs}
+    pairs = zip((keys[order] >> 32).tolist(), (keys[order] & 0xFFFFFFFF).tolist(), strict=True)
+    return dict(zip(pairs, pixels[order].tolist(), strict=True))
 
 
 def _flat(ids: Integer[np.ndarray, "H W"]) -> npt.NDArray[np.uint32]:
