@@ -14,7 +14,6 @@ from thingstuff.boxes import boxes_of_masks
 from thingstuff.merging import (
     ThingsFirst,
     accepted_things,
-    instances,
     merge_by_argmax,
     merge_by_argmax_as_released,
     merge_things_first,
@@ -206,19 +205,6 @@ def test_axes_are_the_two_resizes() -> None:
             read = axis.cells(7, 23)
             assert not axis.weights[7:23, : read.start].any()
             assert not axis.weights[7:23, read.stop :].any()
-
-
-def test_instances_are_all_scored_things_before_they_compete() -> None:
-    candidates = on_canvas()
-    found = instances(candidates, CATEGORIES, 0.6)
-    expected = candidates.frame.restore(candidates.masks[:4]) > 0.6
-    assert torch.equal(found.masks, expected)
-    assert found.labels.tolist() == [CAR, DOG, CAR, DOG]
-    assert found.scores.tolist() == candidates.scores[:4].tolist()
-    assert torch.equal(found.boxes_xyxy, boxes_of_masks(expected))
-    none = instances(candidates.pick([4, 5]), CATEGORIES, 0.6)
-    assert none.masks.shape == (0, 30, 41)
-    assert none.boxes_xyxy.shape == (0, 4)
 
 
 def test_semantic_probabilities_stand_by_label_with_void_last() -> None:

@@ -227,7 +227,7 @@ def _evaluate_one(request: Request, position: int, progress: Progress) -> "Evalu
             worst = _worst(pairs, evaluation, request.pictures)
             lacking = sum(example.picture is None for example in worst) if request.pictures else 0
             report = EvaluationReport(
-                title=f"{request.pred[position].name} against {request.gt.name}",
+                title=f"{request.pred[position]} against {request.gt}",
                 command=request.command,
                 categories=pairs.categories,
                 evaluation=evaluation,

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from thingstuff.boxes import boxes_of_masks
 from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
 from thingstuff.structures import Frame, Segments, Size
 
@@ -40,16 +39,6 @@ class ThingsFirst:
     """Stuff with fewer free pixels than this is dropped."""
 
 
-@dataclass(frozen=True)
-class Instances:
-    """Scored things of a picture at its own size; `boxes_xyxy` are half-open pixels, all zeros for an empty mask."""
-
-    masks: Bool[Tensor, "N H W"]
-    boxes_xyxy: Float[Tensor, "N 4"]
-    labels: Int[Tensor, "N"]
-    scores: Float[Tensor, "N"]
-
-
 def area_limit(area: float | int, relative: bool, size: Size) -> float:
     """Return the pixels below which stuff is dropped from a picture of (height, width); `relative` scales them."""
     return area * size[0] * size[1] / REFERENCE_AREA if relative else area
@@ -61,15 +50,6 @@ def _restore_in_chunks(segments: Segments, pixels: int | None = None) -> Iterato
     rows = max(1, (pixels or CHUNK_PIXELS) // max(H * W, canvas[0] * canvas[1]))
     for start in range(0, len(segments), rows):
         yield segments.frame.restore(segments.masks[start : start + rows])
-
-
-def instances(segments: Segments, categories: Categories, mask_threshold: float) -> Instances:
-    """Return the scored things before they compete: all of them, in their order, as masks of picture size."""
-    is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
-    things = segments.pick(is_thing)
-    empty = torch.zeros((0, *things.frame.original), dtype=torch.bool, device=things.masks.device)
-    masks = torch.cat([empty, *(chunk > mask_threshold for chunk in _restore_in_chunks(things))])
-    return Instances(masks, boxes_of_masks(masks), things.labels, things.scores)
 
 
 def semantic_probabilities(segments: Segments, categories: Categories) -> Float[Tensor, "rows H W"]:

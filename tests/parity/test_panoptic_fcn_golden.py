@@ -28,7 +28,8 @@ from panoptic_fcn_case import (
 )
 from torch import Tensor
 
-from thingstuff.merging import instances, semantic_probabilities
+from thingstuff.boxes import boxes_of_masks
+from thingstuff.merging import semantic_probabilities
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNOutput
 from thingstuff.models.panoptic_fcn_kernels import Kernels, concatenate, thing_peaks
 from thingstuff.panoptic import Panoptic
@@ -169,13 +170,14 @@ def inference_tensors(run: Inference) -> dict[str, Tensor]:
 
 
 def instance_tensors(run: Inference) -> dict[str, Tensor]:
-    found = instances(run.segments, run.model.categories, run.model.config.mask_threshold)
+    found = run.model.instances(run.segments)
+    masks = torch.from_numpy(found.masks)
     return {
-        "inst.masks": found.masks,
-        "inst.mask_area": found.masks.flatten(1).sum(1),
-        "inst.boxes": found.boxes_xyxy,
-        "inst.classes": found.labels,
-        "inst.scores": found.scores,
+        "inst.masks": masks,
+        "inst.mask_area": masks.flatten(1).sum(1),
+        "inst.boxes": boxes_of_masks(masks),
+        "inst.classes": torch.from_numpy(found.labels),
+        "inst.scores": torch.from_numpy(found.scores),
     }
 
 
@@ -248,7 +250,7 @@ def inference_facts(run: Inference, recorded: Mapping[str, Any]) -> dict[str, An
     segments = run.panoptic.segments
     candidates = concatenate(run.model.thing_candidates(run.output, 0))
     fused_things, fused_stuff = run.model.kernels(run.output, 0)
-    inst = len(instances(run.segments, run.model.categories, run.model.config.mask_threshold).labels)
+    inst = len(run.model.instances(run.segments))
     things = sum(run.model.categories.things[s.label] for s in segments)
     counts = {
         "pass_per_level": passing_per_level(run),
