@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -361,3 +363,41 @@ def test_problems_are_listed_up_to_a_limit() -> None:
     lines = str(error.value).splitlines()
     assert lines[0] == "bad:"
     assert lines[1:] == [*(f"  - problem {i}" for i in range(10)), "  and 3 more"]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("lacking", [0, 1, 500])
+def test_an_id_map_whose_last_rows_lack_is_refused(tmp_path: Path, interlaced: bool, alpha: bool, lacking: int) -> None:
+    height, width, step = 13, 11, 4 if alpha else 3
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    ids = np.arange(height * width, dtype=np.uint8).reshape(height, width)
+    rows = [ids[y::dy, x::dx] for y, x, dy, dx in passes] if interlaced else [ids]
+    raw = b"".join(
+        b"\0" + b"".join(bytes([value, 0, 0, 9][:step]) for value in row.tolist()) for part in rows for row in part
+    )
+    header = struct.pack(">IIBBBBB", width, height, 8, 6 if alpha else 2, 0, 0, int(interlaced))
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(raw[: len(raw) - lacking])), (b"IEND", b"")]
+    data = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    path = tmp_path / "map.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    if not lacking:
+        assert (read_id_map(path) == ids).all()
+        return
+    with pytest.raises(InputError, match=r"map\.png cannot be read .*write the id map anew") as error:
+        read_id_map(path)
+    assert "BytesIO" not in str(error.value)
+
+
+def test_damage_is_told_without_naming_what_pillow_reads_from(tmp_path: Path) -> None:
+    path = tmp_path / "map.png"
+    write_id_map(path, np.ones((4, 5), np.int32))
+    data = bytearray(path.read_bytes())
+    data[26:29] = b"\xff\xff\xff"  # no known method
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"map\.png cannot be read") as error:
+        read_id_map(path)
+    assert "BytesIO" not in str(error.value)

@@ -5,6 +5,7 @@ Letters: H W pixels of a picture.
 
 import json
 import os
+import re
 import secrets
 import struct
 import zlib
@@ -21,7 +22,7 @@ from PIL import ExifTags, Image
 from thingstuff.errors import InputError
 from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Categories, Panoptic
-from thingstuff.png_maps import decode_plain
+from thingstuff.png_maps import decode_plain, lack_of_rows
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -151,6 +152,8 @@ def read_id_map(path: str | Path) -> Int32[np.ndarray, "H W"]:
             return ids
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             colors = np.asarray(image)
+        if lack := lack_of_rows(data):
+            raise InputError(f"{path} cannot be read ({lack}); write the id map anew")
         padded = np.zeros((height, width, 4), dtype=np.uint8)
         padded[..., :3] = colors[..., :3]
     return padded.view("<u4")[..., 0].astype(np.int32)
@@ -261,7 +264,9 @@ def _decoding(path: Path, remedy: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{path} is not there; put the file there or correct the name") from None
     except _UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
+        # Pillow names what it reads from, which is no file to the user
+        reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error))
+        raise InputError(f"{path} cannot be read ({reason}); {remedy}") from error
 
 
 def _png_size(path: Path, header: bytes) -> Size:

@@ -4,6 +4,7 @@ The PNG specification (W3C, 2003). Letters: H W pixels of a picture.
 """
 
 import struct
+import zlib
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -15,6 +16,12 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BYTES_PER_PIXEL = {2: 3, 6: 4}  # by colour type
 # What may stand beside the pixels without a say in them, and its length.
 _ASIDE = {b"gAMA": 4, b"pHYs": 9, b"sRGB": 1, b"cHRM": 32, b"tIME": 7, b"bKGD": 6}
+
+# (first row, first column, rows apart, columns apart) of each pass over the picture, not interlaced and interlaced
+_PASSES = (
+    ((0, 0, 1, 1),),
+    ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)),
+)
 
 
 def decode_plain(data: bytes, loops: ModuleType) -> Int32[np.ndarray, "H W"] | None:
@@ -35,6 +42,29 @@ def decode_plain(data: bytes, loops: ModuleType) -> Int32[np.ndarray, "H W"] | N
         return None
     ids = np.empty((height, width), np.int32)
     return ids if raw.size == length and loops.unfilter(raw, step, ids) else None
+
+
+def lack_of_rows(data: bytes) -> str | None:
+    """Say where the pixels of an 8-bit RGB or RGBA PNG stop short; Pillow takes what is lacking for black, silently.
+
+    Damage that Pillow tells of is not looked for.
+    """
+    width, height, _, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    step = _BYTES_PER_PIXEL[colour]
+    sizes = [(len(range(y, height, dy)), len(range(x, width, dx))) for y, x, dy, dx in _PASSES[interlaced]]
+    wanted = sum(rows * (1 + step * columns) for rows, columns in sizes if columns)
+    packed = b"".join(content for kind, content in _chunks(data) if kind == b"IDAT")
+    found = len(zlib.decompressobj().decompress(packed, wanted))
+    return None if found == wanted else f"its pixels are cut off after {found:,} of {wanted:,} bytes"
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (kind, content) of every chunk, whole or not."""
+    at = len(_SIGNATURE)
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, data[at + 8 : at + 8 + length]
+        at += 12 + length
 
 
 def _plain_parts(data: bytes) -> tuple[tuple[int, int, int], bytes] | None:
