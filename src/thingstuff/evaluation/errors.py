@@ -6,6 +6,8 @@ Causes and cures are those of docs/causes.md. Letters: C classes.
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import numpy.typing as npt
 
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import CAUSES, SegmentError, segment_errors
-from thingstuff.evaluation.pq import ClassPQ, PQResult
+from thingstuff.evaluation.pq import PQResult
 from thingstuff.evaluation.segments import ImageId, ScoredPicture
 from thingstuff.panoptic import Categories
 
@@ -203,21 +205,24 @@ class ErrorAccumulator:
                 pair = truth, predictions.get(p)
                 pixels[pair] = pixels.get(pair, 0) + common
 
-    def _cause(self, pq: PQResult, cause: int, after: PQResult) -> CauseRow:
+    def _cause(self, pq: PQResult, cause: int, after: Sequence[float | None]) -> CauseRow:
         counts = self._counts[:, cause]  # [C, sizes, 2]
         sizes = []
         for size, name in enumerate(SIZES):
             truths, predictions = counts[:, size].sum(0).tolist()
-            gain = _rise(pq.all.pq, _cured(pq, counts[:, size]).all.pq)
+            gain = _rise(pq.all.pq, _mean(_cured(pq, counts[:, size])))
             sizes.append(SizeRow(name, truths, predictions, gain))
         truths, predictions = counts.sum((0, 1)).tolist()
+        things, stuff = (
+            [value for value, c in zip(after, pq.per_class, strict=True) if c.isthing == kind] for kind in (True, False)
+        )
         return CauseRow(
             cause=CAUSES[cause],
             truths=truths,
             predictions=predictions,
-            gain=_rise(pq.all.pq, after.all.pq),
-            gain_things=_rise(pq.things.pq, after.things.pq),
-            gain_stuff=_rise(pq.stuff.pq, after.stuff.pq),
+            gain=_rise(pq.all.pq, _mean(after)),
+            gain_things=_rise(pq.things.pq, _mean(things)),
+            gain_stuff=_rise(pq.stuff.pq, _mean(stuff)),
             sizes=tuple(sizes),
         )
 
@@ -237,23 +242,31 @@ class ErrorAccumulator:
         return tuple(Confusion(*row) for row in rows[:_CONFUSIONS_KEPT])
 
 
-def _cured(pq: PQResult, cures: npt.NDArray[np.int64]) -> PQResult:
-    """Return PQ with so many (truths, predictions) [C, 2] cured; docs/causes.md has the formula."""
+def _cured(pq: PQResult, cures: npt.NDArray[np.int64]) -> list[float | None]:
+    """Return each class's PQ with so many (truths, predictions) [C, 2] cured; docs/causes.md has the formula."""
     matches = sum(c.tp for c in pq.per_class)
     mean = sum(c.iou for c in pq.per_class) / matches if matches else 1.0
-    classes = []
+    found = []
     for c, (truths, predictions) in zip(pq.per_class, cures.tolist(), strict=True):
         quality = c.iou / c.tp if c.tp else mean
         # adding to the sum, not multiplying it anew: where nothing is cured, no bit changes
-        iou = c.iou + quality * truths
-        classes.append(ClassPQ(c.category_id, c.name, c.isthing, iou, c.tp + truths, c.fp - predictions, c.fn - truths))
-    return PQResult.of(classes, pq.pictures)
+        iou, tp, fp, fn = c.iou + quality * truths, c.tp + truths, c.fp - predictions, c.fn - truths
+        found.append(iou / (tp + 0.5 * fp + 0.5 * fn) if tp + fp + fn else None)
+    return found
 
 
-def _class_row(pq: PQResult, cured: Sequence[PQResult], label: int, counts: Sequence[Sequence[int]]) -> ClassRow:
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of those that are there, added in their order as `AveragePQ` adds them."""
+    known = [value for value in values if value is not None]
+    return reduce(add, known, 0.0) / len(known) if known else None
+
+
+def _class_row(
+    pq: PQResult, cured: Sequence[Sequence[float | None]], label: int, counts: Sequence[Sequence[int]]
+) -> ClassRow:
     own = pq.per_class[label]
     causes = (
-        ClassCause(name, truths, predictions, _rise(own.pq, after.per_class[label].pq))
+        ClassCause(name, truths, predictions, _rise(own.pq, after[label]))
         for name, (truths, predictions), after in zip(CAUSES, counts, cured, strict=True)
     )
     return ClassRow(own.category_id, own.name, own.isthing, tuple(causes))

@@ -27,7 +27,7 @@ def compare_maps(
     ids = categories.ids
     truths = {s.id: TruthSegment(ids[s.label], areas[s.id], s.iscrowd) for s in truth.segments}
     predictions = {s.id: ids[s.label] for s in prediction.segments}
-    matches = match_segments(shared, truths, predictions)
+    matches = match_segments(shared, truths, predictions, predicted_areas)
     outlines = boundary_matches(truth.ids, prediction.ids, truths, predictions, shared) if boundary else None
     return ScoredPicture(image_id, shared, truths, predictions, matches, outlines)
 
