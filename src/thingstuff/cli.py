@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,6 +50,17 @@ def _console() -> "Console":
     from thingstuff.runs import is_main_process
 
     return Console(quiet=not is_main_process())
+
+
+def _wide_console() -> "Console":
+    from rich.console import Console
+
+    if isinstance(sys.stdout, TextIOWrapper):  # names in tables may hold what the encoding of a file or pipe lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
 
 
 def _version(value: bool | None) -> None:
@@ -168,11 +180,9 @@ def evaluate(
 ) -> None:
     """Measure PQ and say why: a model on a split of labelled pictures, or predictions against ground truth."""
     given = locals()
-    from rich.console import Console
-
     from thingstuff.evaluating import Request, run
 
-    run(Request(**given), Console())
+    run(Request(**given), _wide_console())
 
 
 @app.command()
@@ -218,16 +228,12 @@ def recipes(
     """List the training recipes with the figures that others measured of their models."""
     import json as json_module
 
-    from rich.console import Console
-
     from thingstuff.recipes.listing import recipe_rows, recipe_table
 
     if json:
         print(json_module.dumps(recipe_rows(), indent=1, ensure_ascii=False))
         return
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
+    console = _wide_console()
     console.print(recipe_table(console.width))
 
 

@@ -4,6 +4,7 @@ Loads torch only to score a model.
 """
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+from rich.markup import escape
 
 from thingstuff.display import counting
 from thingstuff.errors import InputError
@@ -20,8 +23,9 @@ from thingstuff.evaluation.evaluator import compare_evaluations, evaluate_pairs,
 from thingstuff.evaluation.pq import Progress
 from thingstuff.evaluation.pq_files import ScoredPairs, scored_pairs
 from thingstuff.evaluation.problems import EvaluationProblemsError, Problems
+from thingstuff.evaluation.result import measures_table
 from thingstuff.evaluation_report import EvaluationReport, write_evaluation_report
-from thingstuff.io import atomic_write, read_picture
+from thingstuff.io import Size, atomic_write, read_picture
 from thingstuff.report_pictures import Example
 
 if TYPE_CHECKING:
@@ -34,6 +38,9 @@ EXAMPLES = 8
 """Worst pictures of a report."""
 Counting = Callable[[str], AbstractContextManager[Progress]]
 """Shows how far a piece of work is, given what it is."""
+_OF_A_MODEL = ("data", "weights", "split", "ap", "settings")
+_OF_PAIRS = ("gt", "pred", "gt_folder", "pred_folder")
+_OF_FILES = (*_OF_PAIRS, "instances", "pictures", "lenient", "like_panopticapi", "threads")
 
 
 @dataclass(frozen=True)
@@ -63,22 +70,56 @@ class Request:
 
     def check(self) -> None:
         """Raise `InputError` where the options do not go together, or a file to write is there already."""
-        model = (self.data, self.weights, self.settings, self.ap)
-        flags = (self.threads, self.lenient, self.like_panopticapi)
-        files = (self.gt, self.pred, self.gt_folder, self.pred_folder, self.instances, self.pictures, *flags)
-        whole = (self.data and self.weights and not any(files)) or (self.gt and self.pred and not any(model))
-        if not whole or (model[0] is None) != (model[1] is None):
-            raise InputError(
-                "give either DATA --weights RUN (a model) or --gt FILE --pred FILE (files) with their own options"
-            )
-        for option in ("json", "report", "per_picture"):
-            path = getattr(self, option)
-            if path is not None and (path.exists() or not path.parent.is_dir()):
-                wrong = "is there already" if path.exists() else "lies in no folder"
-                raise InputError(f"{path} {wrong}; give another --{option.replace('_', '-')} file")
+        self._check_way()
+        self._check_outputs()
         self._check_files(self.pred or (), self.pred_folder or ())
 
+    def _check_way(self) -> None:
+        model, files = self._given(_OF_A_MODEL), self._given(_OF_FILES)
+        ways = "give either DATA --weights RUN (a model) or --gt FILE --pred FILE (files), each with its own options"
+        if model and files:
+            words = f"{', '.join(model)} {'is' if len(model) == 1 else 'are'} for a model"
+            raise InputError(f"{words}, {', '.join(files)} for files; {ways}")
+        needed = ("data", "weights") if model else ("gt", "pred")
+        lacking = [_flag(name) for name in needed if not getattr(self, name)]
+        if lacking:
+            raise InputError(f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing; {ways}")
+        if self.lenient and self.like_panopticapi:
+            raise InputError("--lenient and --like-panopticapi are two ways to take faulty files; choose one of them")
+
+    def _given(self, names: Sequence[str]) -> list[str]:
+        """Return those of the options that were given, as a user writes them."""
+        unset = {option.name: option.default for option in fields(self)}
+        return [_flag(name) for name in names if getattr(self, name) and getattr(self, name) != unset[name]]
+
+    def _check_outputs(self) -> None:
+        options: dict[Path, str] = {}
+        for name in ("json", "report", "per_picture"):
+            path: Path | None = getattr(self, name)
+            if path is None:
+                continue
+            wrong = None
+            if path.exists():
+                wrong = "is there already"
+            elif not path.parent.is_dir():
+                wrong = "lies in no folder"
+            elif not os.access(path.parent, os.W_OK | os.X_OK):
+                wrong = f"cannot be written: {path.parent} may not be written to"
+            elif path in options:
+                wrong = f"is the {options[path]} file too"
+            if wrong:
+                raise InputError(f"{path} {wrong}; give another {_flag(name)} file")
+            options[path] = _flag(name)
+
     def _check_files(self, preds: Sequence[Path], folders: Sequence[Path]) -> None:
+        # of several predictions, the last is opened when the others are scored
+        for path in (*([self.gt] if self.gt else []), *preds):
+            if not path.is_file():
+                wrong = "is a folder" if path.is_dir() else "is not there"
+                raise InputError(f"{path} {wrong}; give the path of a COCO panoptic JSON")
+        for folder in (*([self.gt_folder] if self.gt_folder else []), *folders):
+            if not folder.is_dir():
+                raise InputError(f"{folder} is no folder; give the folder of the PNGs")
         if folders and len(folders) != len(preds):
             raise InputError(f"{len(preds)} --pred and {len(folders)} --pred-folder: give one folder for each, or none")
         if len(set(preds)) != len(preds):
@@ -100,7 +141,7 @@ class Request:
             value = getattr(self, option.name)
             if option.name == "data" or value in (None, False, option.default):
                 continue
-            flag = "--set" if option.name == "settings" else f"--{option.name.replace('_', '-')}"
+            flag = _flag(option.name)
             values = value if isinstance(value, (list, tuple)) else [value]
             words += [flag] if value is True else [word for v in values for word in (flag, str(v))]
         return shlex.join(words)
@@ -131,7 +172,7 @@ def run(request: Request, console: "Console") -> None:
     request.check()
     try:
         if request.gt is not None:
-            scores = evaluate_files(request, lambda what: counting(console, what))
+            scores = evaluate_files(request, lambda what: counting(console, escape(what)))
         else:
             from thingstuff.model_evaluation import evaluate_as_asked
 
@@ -142,9 +183,11 @@ def run(request: Request, console: "Console") -> None:
             problems = {"scored": False, "problems": error.problems.to_json()}
             atomic_write(request.json, json.dumps(problems, indent=1))
         raise
-    show(console, scores, request.per_class, request.why)
-    if request.json is not None:
-        atomic_write(request.json, json.dumps(scores.to_json(), indent=1))
+    try:
+        if request.json is not None:
+            atomic_write(request.json, json.dumps(scores.to_json(), indent=1))
+    finally:  # a full disk takes not the tables, a reader that reads no further not the file
+        show(console, scores, request.per_class, request.why)
 
 
 def evaluate_files(request: Request, counting: Counting) -> Scores:
@@ -170,14 +213,14 @@ def evaluate_files(request: Request, counting: Counting) -> Scores:
 
 def short_names(paths: tuple[Path, ...]) -> tuple[str, ...]:
     """Return the shortest end of each path that tells it from the others, without what all have in common."""
-    parts = [path.with_suffix("").parts for path in paths]
+    parts = [(path.parent / path.stem).parts for path in paths]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-depth:]) for p in parts]
         if len(set(names)) == len(names):
             shared = {p[-1] for p in parts} if depth > 1 else set()
             # runs/a/panoptic.json and runs/b/panoptic.json: "a" and "b" say all there is to say
             brief = ["/".join(p[-depth:-1]) for p in parts]
-            return tuple(brief if len(shared) == 1 and len(set(brief)) == len(brief) else names)
+            return tuple(brief if len(shared) == 1 and all(brief) and len(set(brief)) == len(brief) else names)
     return tuple(map(str, paths))
 
 
@@ -204,6 +247,7 @@ def show(console: "Console", scores: Scores, per_class: bool = False, why: bool 
             console.print(f"{head}\n{problems.text()}", highlight=False, markup=False, soft_wrap=True)
     if scores.comparison is not None:
         console.print(scores.comparison.table())
+        console.print(measures_table(scores.evaluations))
 
 
 def _evaluate_one(request: Request, position: int, progress: Progress) -> "Evaluation":
@@ -224,33 +268,52 @@ def _evaluate_one(request: Request, position: int, progress: Progress) -> "Evalu
     with closing(pairs):
         evaluation = evaluate_pairs(pairs, request.boundary, request.instances, request.per_picture, request.lenient)
         if request.report is not None:
-            worst = _worst(pairs, evaluation, request.pictures)
-            lacking = sum(example.picture is None for example in worst) if request.pictures else 0
+            worst, lacking = _worst(pairs, evaluation, request.pictures)
             report = EvaluationReport(
                 title=f"{request.pred[position]} against {request.gt}",
                 command=request.command,
                 categories=pairs.categories,
                 evaluation=evaluation,
                 worst=worst,
-                notes={"pictures": f"{lacking} of these are not in {request.pictures}"} if lacking else {},
+                notes={"pictures": _lacking_note(lacking)} if lacking else {},
             )
             write_evaluation_report(request.report, report)
     return evaluation
 
 
-def _worst(pairs: ScoredPairs, evaluation: "Evaluation", pictures: Path | None) -> list[Example]:
-    """Read the worst pictures again for a report."""
-    found = []
+def _worst(pairs: ScoredPairs, evaluation: "Evaluation", pictures: Path | None) -> tuple[list[Example], dict[str, str]]:
+    """Read the worst pictures again for a report; also return which could not be shown under their maps, and why."""
+    found, lacking = [], {}
     for scored in evaluation.worst[:EXAMPLES]:
         paths = pairs.paths(scored.image_id)
         truth, prediction = read_maps(scored, paths, pairs.categories)
-        file = pictures / paths.picture if pictures is not None and paths.picture is not None else None
-        there = file is not None and file.is_file()
-        picture = np.asarray(read_picture(file, truth.size)) if file is not None and there else None
+        picture = None
+        name = f"{scored.image_id}" if paths.picture is None else f"{paths.picture}"
+        if pictures is not None:
+            try:
+                picture = _read(pictures, paths.picture, truth.size)
+            except InputError as error:
+                lacking[name] = str(error)
         errors = tuple(e for e in segment_errors(scored) if e.category_id in pairs.categories.label_of)
-        name = f"{scored.image_id}" if paths.picture is None else paths.picture
         found.append(Example(name, picture, truth, prediction, scored.matches.pq, errors))
-    return found
+    return found, lacking
+
+
+def _read(folder: Path, name: object, size: Size) -> npt.NDArray[np.uint8]:
+    if not isinstance(name, str):  # like panopticapi, anything may stand there
+        raise InputError("the ground truth's images do not name it")
+    return np.asarray(read_picture(folder / name, size))
+
+
+def _lacking_note(lacking: Mapping[str, str]) -> str:
+    """Tell how many pictures a report lacks, and why the first of them."""
+    (name, why), *others = lacking.items()
+    return f"without {name} ({why})" + (f" and {len(others)} more" if others else "")
+
+
+def _flag(name: str) -> str:
+    """Return an option of `Request` as a user writes it."""
+    return {"data": "DATA", "settings": "--set"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _joined(errors: list[EvaluationProblemsError]) -> EvaluationProblemsError:

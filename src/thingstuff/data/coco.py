@@ -326,20 +326,6 @@ def read_segments(
     return found
 
 
-def read_predictions(
-    paths: SplitPaths, categories: Categories, problems: list[str]
-) -> dict[int | str, tuple[Path, dict[int, int]]]:
-    """Return per predicted image the path of its map and its segments, id -> category_id; `problems` as above."""
-    (entries,) = read_sections(paths.json, ("annotations",))
-    predictions: dict[int | str, tuple[Path, dict[int, int]]] = {}
-    for image_id, annotation in read_annotations(paths.json, entries, problems).items():
-        at = f"{paths.json}: image {image_id}"
-        segments = read_segments(annotation["segments_info"], at, categories, problems)
-        categories_by_id = {info["id"]: info["category_id"] for info, _ in segments}
-        predictions[image_id] = (paths.maps / annotation["file_name"], categories_by_id)
-    return predictions
-
-
 def _read_truth_segments(
     infos: Iterable[Any], at: str, categories: Categories, problems: list[str]
 ) -> tuple[SegmentInfo, ...]:

@@ -18,10 +18,11 @@ from thingstuff.evaluation.pairs import compare_maps
 from thingstuff.evaluation.picture_sums import PictureLines, PictureSums, picture_lines
 from thingstuff.evaluation.pq import PQAccumulator, Progress
 from thingstuff.evaluation.pq_files import ScoredPairs, scored_pairs
-from thingstuff.evaluation.problems import Problem, ProblemFile
+from thingstuff.evaluation.problems import EvaluationProblemsError, Problem, ProblemFile, Problems
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.evaluation.segments import ScoredPicture
 from thingstuff.io import read_id_map
+from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Categories, Panoptic, Segment
 
 Source = str | Path | Sequence[Panoptic]
@@ -120,16 +121,23 @@ def evaluate_pairs(
                 things.add_truth(
                     picture.image_id, read_maps(picture, pairs.paths(picture.image_id), pairs.categories)[0]
                 )
-    ap = None
-    if things is not None and instances is not None:
-        faults: list[str] | None = [] if lenient else None
-        for image_id, found in instances_from_results(instances, pairs.categories, things.sizes, faults).items():
-            things.add_encoded(image_id, found)
-        ap = things.result()
-        tell = ProblemFile(pairs.problems, Path(instances))
-        for fault in faults or ():
-            tell("faulty instance", fault.removeprefix(f"{instances}: "))
+        ap = None
+        if things is not None and instances is not None:
+            _add_instances(things, Path(instances), pairs.problems, lenient)
+            ap = things.result()
     return evaluator.result(ap, tuple(pairs.problems))
+
+
+def _add_instances(things: InstanceAccumulator, path: Path, problems: Problems, lenient: bool) -> None:
+    faults: list[str] = []
+    for image_id, found in instances_from_results(path, things.categories, things.sizes, faults).items():
+        things.add_encoded(image_id, found)
+    tell = ProblemFile(problems, path)
+    for fault in faults:
+        tell("faulty instance", fault.removeprefix(f"{path}: "))
+    if faults and not lenient:
+        heading = f"{path} cannot be scored: {problems.count()}"
+        raise EvaluationProblemsError(heading, problems, "--lenient scores what can be scored")
 
 
 def read_maps(picture: ScoredPicture, paths: PairPaths, categories: Categories) -> tuple[Panoptic, Panoptic]:
@@ -159,6 +167,7 @@ def _evaluate_maps(
 ) -> Evaluation:
     if len(gt) != len(pred) or not gt:
         raise InputError(f"{len(gt)} maps of ground truth and {len(pred)} predictions: give one for one, at least one")
+    compiled_loops(len(gt))
     with picture_lines(per_picture) as lines:
         evaluator = Evaluator(gt[0].categories, boundary, lines)
         for number, (truth, prediction) in enumerate(zip(gt, pred, strict=True)):
@@ -195,6 +204,9 @@ def compare(
     with replacement, the same for all predictions. Raises `InputError` as `evaluate` does, for the first faulty one.
     """
     folders = pred_folders or {}
+    strange = [name for name in folders if name not in preds]
+    if strange:
+        raise InputError(f"pred_folders has {strange[0]!r}, which is none of preds; give both the same names")
     evaluations = {}
     for name, pred in preds.items():
         evaluations[name] = evaluate(

@@ -42,7 +42,7 @@ def read_categories(entries: Sequence[Any], problem: ProblemFile) -> FileCategor
     if usable and len({*things}) == 1:
         problem("one kind of classes", f"the categories have no {'stuff' if things[0] else 'things'}")
     colours = tuple(colour for _, colour in usable.values())
-    return FileCategories(Categories(rows, things, tuple(usable), colours), frozenset(faulty - usable.keys()))
+    return FileCategories(Categories(rows, things, tuple(usable), colours), frozenset(faulty))
 
 
 def compare_categories(entries: Iterable[Any], categories: Categories, problem: ProblemFile) -> None:

@@ -3,6 +3,7 @@
 Letters: H W pixels of a picture.
 """
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -32,6 +33,8 @@ _ANNOTATION = {
 }
 _AREA = {"area": Kind("a number of pixels", lambda v: type(v) in (int, float) and v >= 0 and v == v // 1)}
 _FLAG = {"iscrowd": Kind("0 or 1", lambda v: type(v) in (int, bool) and v in (0, 1))}
+CALLS = 3
+"""Of loops over pixels that a pair needs: two maps read, their pairs of ids counted."""
 _FEW = 10  # unlisted ids of a picture that are told one by one
 
 
@@ -158,7 +161,8 @@ class _Side:
         try:
             ids = read_id_map(path)
         except InputError as error:
-            kind = "unreadable map" if path.is_file() else "missing map"
+            # not path.is_file(), which raises for names that no file can have
+            kind = "unreadable map" if os.path.isfile(path) else "missing map"
             self.of_map(kind, str(error).removeprefix(f"{path} "))
             return
         if not faults["segments_info"]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from thingstuff.errors import InputError
-from thingstuff.evaluation.file_pairs import PairComparison, PairPaths, SideFiles
+from thingstuff.evaluation.file_pairs import CALLS, PairComparison, PairPaths, SideFiles
 from thingstuff.evaluation.like_panopticapi import PairsLikePanopticapi
 from thingstuff.evaluation.picture_index import PictureIndex
 from thingstuff.evaluation.pq import PQAccumulator, Progress
@@ -14,6 +14,7 @@ from thingstuff.evaluation.problems import EvaluationProblemsError, ProblemFile,
 from thingstuff.evaluation.segments import ImageId, ScoredPicture
 from thingstuff.evaluation.threads import in_order, thread_count
 from thingstuff.io import map_folder
+from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Categories
 
 
@@ -120,6 +121,7 @@ class FilePairs:
 
     def __iter__(self) -> Iterator[ScoredPicture]:
         self.problems = Problems(self._of_files)
+        compiled_loops(CALLS * self.total)
         annotated = predicted = scored = 0
         for done, pair in enumerate(in_order(self._compare, self._index, self._threads), 1):
             for problem in pair.problems:

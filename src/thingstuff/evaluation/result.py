@@ -103,11 +103,7 @@ class Evaluation:
 
     def short_tables(self, per_class: bool = False) -> "list[Table]":
         """Return the tables that say most: PQ, the other measures in a row, and the causes of error."""
-        from rich.table import Column, Table
-
-        others = Table(*(Column(name, justify="right") for name in self.measures))
-        others.add_row(*("n/a" if value is None else f"{100 * value:.1f}" for value in self.measures.values()))
-        return [self.table(per_class), others, *self.errors.tables()[:1]]
+        return [self.table(per_class), measures_table({"": self}), *self.errors.tables()[:1]]
 
     def tables(self, per_class: bool = False) -> "list[Table]":
         """Return every table for the terminal: PQ, the other measures, causes of error, confusions, worst pictures."""
@@ -119,3 +115,18 @@ class Evaluation:
             boundary.title = "Boundary PQ"
             found.append(boundary)
         return found + self.errors.tables(per_class)
+
+
+def measures_table(evaluations: Mapping[str, Evaluation]) -> "Table":
+    """Return a table for the terminal of what was measured besides PQ, in percent: a row for each, by its name."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    names = dict.fromkeys(name for evaluation in evaluations.values() for name in evaluation.measures)
+    named = any(evaluations)
+    table = Table(*([""] if named else []), *(Column(name, justify="right") for name in names))
+    for own, evaluation in evaluations.items():
+        values = (evaluation.measures.get(name) for name in names)
+        cells = ["n/a" if value is None else f"{100 * value:.1f}" for value in values]
+        table.add_row(*([Text(own, overflow="fold")] if named else []), *cells)
+    return table
