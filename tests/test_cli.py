@@ -79,7 +79,11 @@ def test_evaluate_a_model(run: Path, data: Path, tmp_path: Path, capsys: pytest.
     shown = capsys.readouterr().out
     assert "Things" in shown
     assert "star" in shown
-    assert json.loads((tmp_path / "out.json").read_text()) == json.loads((run / "result.json").read_text())
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written == json.loads((run / "result.json").read_text())
+    result = ts.Evaluation.from_json(written)
+    assert (result.pictures, result.ap, result.boundary, result.left_out) == (2, None, None, ())
+    assert [c.name for c in result.per_class] == [row.name for row in result.errors.per_class]
 
 
 def test_predict_writes_coco_panoptic_that_evaluate_scores(run: Path, data: Path, tmp_path: Path) -> None:

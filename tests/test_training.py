@@ -104,6 +104,10 @@ def test_two_processes_give_the_losses_of_one_with_the_doubled_batch(data: Path,
         assert two[step] == pytest.approx(one[step], rel=2e-4), step
     scores = [json.loads((tmp_path / run / "result.json").read_text())["pictures"] for run in ("one", "two")]
     assert scores == [2, 2]
+    rows = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    (shared,) = [row["pq"]["all"] for row in rows if "pq" in row]
+    alone = json.loads((tmp_path / "two" / "result.json").read_text())["all"]
+    assert shared == pytest.approx({k: alone[k] for k in shared}, abs=1e-3), "one process scores as two did"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
