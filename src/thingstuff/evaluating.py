@@ -19,7 +19,7 @@ from rich.markup import escape
 from thingstuff.display import counting
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import segment_errors
-from thingstuff.evaluation.evaluator import compare_evaluations, evaluate_pairs, read_maps
+from thingstuff.evaluation.evaluator import compare_evaluations, evaluate_pairs, read_prediction, read_truth
 from thingstuff.evaluation.pq import Progress
 from thingstuff.evaluation.pq_files import ScoredPairs, scored_pairs
 from thingstuff.evaluation.problems import EvaluationProblemsError, Problems
@@ -286,7 +286,8 @@ def _worst(pairs: ScoredPairs, evaluation: "Evaluation", pictures: Path | None) 
     found, lacking = [], {}
     for scored in evaluation.worst[:EXAMPLES]:
         paths = pairs.paths(scored.image_id)
-        truth, prediction = read_maps(scored, paths, pairs.categories)
+        truth = read_truth(scored, paths.truth, pairs.categories)
+        prediction = read_prediction(scored, paths.prediction, pairs.categories)
         picture = None
         name = f"{scored.image_id}" if paths.picture is None else f"{paths.picture}"
         if pictures is not None:

@@ -56,7 +56,8 @@ def write_page(path: Path, page: str) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, page)
+        # a name may hold half a character, which UTF-8 has no bytes for
+        atomic_write(path, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise InputError(
             f"{path}: the report cannot be written ({error}); give a file in a folder with room"

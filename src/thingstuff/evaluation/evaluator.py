@@ -11,7 +11,6 @@ from thingstuff.errors import InputError
 from thingstuff.evaluation.average_precision import APResult, InstanceAccumulator
 from thingstuff.evaluation.comparing import Comparison, compare_sums
 from thingstuff.evaluation.errors import ErrorAccumulator
-from thingstuff.evaluation.file_pairs import PairPaths
 from thingstuff.evaluation.instance_files import instances_from_results
 from thingstuff.evaluation.miou import SemanticAccumulator
 from thingstuff.evaluation.pairs import compare_maps
@@ -118,9 +117,8 @@ def evaluate_pairs(
         for picture in pairs:
             evaluator.add(picture)
             if things is not None:
-                things.add_truth(
-                    picture.image_id, read_maps(picture, pairs.paths(picture.image_id), pairs.categories)[0]
-                )
+                path = pairs.paths(picture.image_id).truth
+                things.add_truth(picture.image_id, read_truth(picture, path, pairs.categories))
         ap = None
         if things is not None and instances is not None:
             _add_instances(things, Path(instances), pairs.problems, lenient)
@@ -140,22 +138,28 @@ def _add_instances(things: InstanceAccumulator, path: Path, problems: Problems, 
         raise EvaluationProblemsError(heading, problems, "--lenient scores what can be scored")
 
 
-def read_maps(picture: ScoredPicture, paths: PairPaths, categories: Categories) -> tuple[Panoptic, Panoptic]:
-    """Read a scored picture's ground truth and prediction again, with the segments that took part; the rest is void."""
-    truths = {i: (t.category_id, t.iscrowd) for i, t in picture.truths.items()}
-    predictions = {i: (category_id, False) for i, category_id in picture.predictions.items()}
-    sides = zip((paths.truth, paths.prediction), (truths, predictions), picture.areas, strict=True)
-    found = []
-    for path, listed, areas in sides:
-        segments = tuple(
-            Segment(i, categories.label_of[category_id], areas[i], iscrowd=iscrowd)
-            for i, (category_id, iscrowd) in listed.items()
-            if category_id in categories.label_of and i in areas
-        )
-        ids = read_id_map(path)
-        known = np.isin(ids, [s.id for s in segments])
-        found.append(Panoptic(np.where(known, ids, 0), segments, categories))
-    return found[0], found[1]
+def read_truth(picture: ScoredPicture, path: Path, categories: Categories) -> Panoptic:
+    """Read a scored picture's ground truth again, with the segments that took part; the rest is void."""
+    listed = {i: (t.category_id, t.iscrowd) for i, t in picture.truths.items()}
+    return _read_map(path, listed, picture.areas[0], categories)
+
+
+def read_prediction(picture: ScoredPicture, path: Path, categories: Categories) -> Panoptic:
+    """Read a scored picture's prediction again, with the segments that took part; the rest is void."""
+    listed = {i: (category_id, False) for i, category_id in picture.predictions.items()}
+    return _read_map(path, listed, picture.areas[1], categories)
+
+
+def _read_map(
+    path: Path, listed: Mapping[int, tuple[int, bool]], areas: Mapping[int, int], categories: Categories
+) -> Panoptic:
+    segments = tuple(
+        Segment(i, categories.label_of[category_id], areas[i], iscrowd=iscrowd)
+        for i, (category_id, iscrowd) in listed.items()
+        if category_id in categories.label_of and i in areas
+    )
+    ids = read_id_map(path)
+    return Panoptic(np.where(np.isin(ids, [s.id for s in segments]), ids, 0), segments, categories)
 
 
 def _evaluate_maps(

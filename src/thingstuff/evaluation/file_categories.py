@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thingstuff.evaluation.problems import ProblemFile, shown
+from thingstuff.evaluation.problems import ProblemFile, clean, shown
 from thingstuff.io import Kind, field_fault
 from thingstuff.panoptic import Categories, Color, default_colors
 
@@ -53,7 +53,8 @@ def compare_categories(entries: Iterable[Any], categories: Categories, problem: 
         if label is None:
             continue
         own = (categories.names[label], int(categories.things[label]))
-        other = (entry.get("name", own[0]), entry.get("isthing", own[1]))
+        name = entry.get("name", own[0])
+        other = (clean(name) if isinstance(name, str) else name, entry.get("isthing", own[1]))
         if other != own:
             texts = [f"{shown(name)} with isthing {shown(isthing)}" for name, isthing in (other, own)]
             problem("categories differ", f"category {category_id} is {texts[0]} here, {texts[1]} in the ground truth")
@@ -85,5 +86,5 @@ def _named(rows: Sequence[tuple[int, Mapping[str, Any]]], problem: ProblemFile) 
             name = f"{name}'"
         if fault is not None:
             problem("category name", f"category {category_id}: {fault}")
-        names.append(str(name))
+        names.append(clean(str(name)))
     return tuple(names)

@@ -18,6 +18,7 @@ from thingstuff.evaluation.file_categories import FileCategories
 from thingstuff.evaluation.picture_index import Entry, FilePair, entry_of
 from thingstuff.evaluation.problems import Problem, ProblemFile, shown
 from thingstuff.evaluation.segments import (
+    Areas,
     ImageId,
     Overlaps,
     ScoredPicture,
@@ -95,18 +96,18 @@ class PairComparison:
     def _compared(self, truth: "_Side", prediction: "_Side") -> ScoredPicture | None:
         if truth.ids is None or prediction.ids is None or not (truth.fits and prediction.fits):
             return None
-        shared = overlaps(truth.ids, prediction.ids)
-        areas, predicted_areas = segment_areas(shared)
-        truth.check(areas)
-        prediction.check(predicted_areas)
-        voided = truth.voided(areas), prediction.voided(predicted_areas)
+        maps = truth.ids, prediction.ids
+        shared = overlaps(*maps)
+        areas = segment_areas(shared)
+        truth.check(areas[0])
+        prediction.check(areas[1])
+        voided = truth.voided(areas[0]), prediction.voided(areas[1])
         if any(voided):
-            truth_ids, predicted_ids = (_blanked(s.ids, v) for s, v in zip((truth, prediction), voided, strict=True))
-            shared = overlaps(truth_ids, predicted_ids)
-        else:
-            truth_ids, predicted_ids = truth.ids, prediction.ids
+            maps = _blanked(truth.ids, voided[0]), _blanked(prediction.ids, voided[1])
+            shared = overlaps(*maps)
+            areas = segment_areas(shared)
         predictions = {i: segment.category_id for i, segment in prediction.segments.items()}
-        return scored(truth.image_id, (truth_ids, predicted_ids), truth.segments, predictions, shared, self.boundary)
+        return scored(truth.image_id, maps, truth.segments, predictions, shared, areas, self.boundary)
 
 
 def scored(
@@ -115,16 +116,17 @@ def scored(
     truths: Mapping[int, TruthSegment],
     predictions: Mapping[int, int],
     shared: Overlaps,
+    areas: Areas,
     boundary: bool,
 ) -> ScoredPicture:
     """Match the segments of two maps [H, W], of the ground truth and of the prediction, that share `shared`."""
-    matches = match_segments(shared, truths, predictions)
+    matches = match_segments(shared, truths, predictions, areas[1])
     if not boundary:
-        return ScoredPicture(image_id, shared, truths, predictions, matches)
+        return ScoredPicture(image_id, shared, truths, predictions, matches, counted=areas)
     from thingstuff.evaluation.boundary import boundary_matches
 
     own = boundary_matches(*maps, truths, predictions, shared)
-    return ScoredPicture(image_id, shared, truths, predictions, matches, own)
+    return ScoredPicture(image_id, shared, truths, predictions, matches, own, areas)
 
 
 class _Side:
@@ -312,8 +314,7 @@ def _differing(own: tuple[int, ...], wanted: tuple[int, ...]) -> str:
     return f"{own[1]} wide and {own[0]} high{turned}, but {wanted[1]} wide and {wanted[0]} high"
 
 
-def _blanked(ids: Int32[np.ndarray, "H W"] | None, voided: Iterable[int]) -> Int32[np.ndarray, "H W"]:
-    assert ids is not None
+def _blanked(ids: Int32[np.ndarray, "H W"], voided: Iterable[int]) -> Int32[np.ndarray, "H W"]:
     return np.where(np.isin(ids, list(voided)), np.int32(0), ids).astype(np.int32)
 
 

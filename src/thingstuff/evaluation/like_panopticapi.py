@@ -85,15 +85,16 @@ class PairsLikePanopticapi:
     def _compared(self, pair: _Pair) -> ScoredPicture:
         maps = pair.maps()
         shared = overlaps(*maps)
+        areas = segment_areas(shared)
         try:
-            faults = id_faults(segment_areas(shared)[1], pair.predictions, pair.map)
+            faults = id_faults(areas[1], pair.predictions, pair.map)
             faults += [
                 f"segment {segment_id}: category_id {category_id!r} is not in the ground truth's categories; correct it"
                 for segment_id, category_id in pair.predictions.items()
                 if category_id not in self.categories.label_of
             ]
             raise_problems(faults, f"image {pair.image_id!r}: the prediction cannot be scored, by panopticapi neither:")
-            return scored(pair.image_id, maps, pair.truths, pair.predictions, shared, self._boundary)
+            return scored(pair.image_id, maps, pair.truths, pair.predictions, shared, areas, self._boundary)
         except TypeError as error:
             raise self._mistaken(error) from error
 

@@ -21,7 +21,7 @@ def compare_maps(
         sizes = f"the ground truth is {truth.size} (height, width), the prediction {prediction.size}"
         raise InputError(f"image {image_id}: {sizes}; predict at the picture's own size")
     shared = overlaps(truth.ids, prediction.ids)
-    areas, predicted_areas = segment_areas(shared)
+    areas, predicted_areas = counted = segment_areas(shared)
     _check_segments(f"image {image_id}: ground truth", truth, areas, categories)
     _check_segments(f"image {image_id}: prediction", prediction, predicted_areas, categories)
     ids = categories.ids
@@ -29,7 +29,7 @@ def compare_maps(
     predictions = {s.id: ids[s.label] for s in prediction.segments}
     matches = match_segments(shared, truths, predictions, predicted_areas)
     outlines = boundary_matches(truth.ids, prediction.ids, truths, predictions, shared) if boundary else None
-    return ScoredPicture(image_id, shared, truths, predictions, matches, outlines)
+    return ScoredPicture(image_id, shared, truths, predictions, matches, outlines, counted)
 
 
 def _check_segments(at: str, panoptic: Panoptic, areas: Mapping[int, int], categories: Categories) -> None:

@@ -189,16 +189,17 @@ class ProblemFile:
     def __call__(self, kind: str, message: str, segment_id: int | None = None, image_id: ImageId | None = None) -> None:
         """Write one down; `image_id` where the whole file is spoken of otherwise."""
         image = self._image_id if image_id is None else image_id
-        self._add(Problem(kind, _clean(str(self._file)), image, segment_id, _clean(message)))
+        self._add(Problem(kind, clean(str(self._file)), image, segment_id, clean(message)))
 
 
 def shown(value: object) -> str:
     """Return a value of a file as it may be printed: in quotation marks where it is text, and not too long."""
-    text = _clean(f"{value!r}")
+    text = clean(f"{value!r}")
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """Return a text of a file with what cannot be printed written out, as \\x1b."""
     # names from a file may hold line ends, terminal codes and halves of characters, which no terminal should get
     if text.isprintable():
         return text

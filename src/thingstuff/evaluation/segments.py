@@ -6,13 +6,15 @@ Letters: H W pixels of a picture.
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
 ImageId = int | str
 Overlaps = dict[tuple[int, int], int]
 """(ground-truth id, predicted id) -> pixels they share, ascending; 0 is void on either side."""
+Areas = tuple[Counter[int], Counter[int]]
+"""Pixels of each ground-truth id and of each predicted id, void (0) included; 0 for ids that are in no map."""
 
 
 @dataclass
@@ -84,7 +86,8 @@ class ScoredPicture:
     """One picture compared, without its pixels: what every measure adds up.
 
     `shared` holds the void pixels too; `truths` (crowds included) and `predictions` (id -> category_id) are the
-    segments that take part, each with a pixel; `boundary` is Boundary PQ's own matching where it was asked for.
+    segments that take part, each with a pixel; `boundary` is Boundary PQ's own matching where it was asked for;
+    `counted` are the `areas`, where they were counted before.
     """
 
     image_id: ImageId
@@ -93,21 +96,25 @@ class ScoredPicture:
     predictions: Mapping[int, int]
     matches: PictureMatches
     boundary: PictureMatches | None = None
+    counted: Areas | None = field(default=None, repr=False, compare=False)
 
     @cached_property
-    def areas(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    def areas(self) -> Areas:
         """Pixels of each ground-truth id and of each predicted id as counted in the maps, void (0) included."""
-        return segment_areas(self.shared)
+        return segment_areas(self.shared) if self.counted is None else self.counted
 
 
-def segment_areas(shared: Overlaps) -> tuple[Counter[int], Counter[int]]:
+def segment_areas(shared: Overlaps) -> Areas:
     """Return the pixels of each ground-truth id and of each predicted id, void (0) included."""
     truths: dict[int, int] = {}
     predictions: dict[int, int] = {}
-    for (truth_id, predicted_id), pixels in shared.items():  # a Counter's own += is several times slower
+    for (truth_id, predicted_id), pixels in shared.items():
         truths[truth_id] = truths.get(truth_id, 0) + pixels
         predictions[predicted_id] = predictions.get(predicted_id, 0) + pixels
-    return Counter(truths), Counter(predictions)
+    areas: Areas = Counter(), Counter()
+    dict.update(areas[0], truths)  # a Counter's own ways to be filled are several times slower
+    dict.update(areas[1], predictions)
+    return areas
 
 
 def match_segments(
@@ -123,19 +130,21 @@ def match_segments(
     `areas` are the predicted ids' pixels, where they were counted before.
     """
     areas = segment_areas(shared)[1] if areas is None else areas
-    pairs = ((t, p, common) for (t, p), common in shared.items() if t in truths and p in predicted)
+    class_of = {i: t.category_id for i, t in truths.items() if not t.iscrowd}
     matched = []
-    for truth_id, predicted_id, common in pairs:
-        truth = truths[truth_id]
-        if truth.iscrowd or truth.category_id != predicted[predicted_id]:
+    for (truth_id, predicted_id), common in shared.items():
+        if truth_id not in class_of or predicted_id not in predicted:
             continue
-        union = areas[predicted_id] + truth.area - common - shared.get((0, predicted_id), 0)
+        category_id = class_of[truth_id]
+        if category_id != predicted[predicted_id]:
+            continue
+        union = areas[predicted_id] + truths[truth_id].area - common - shared.get((0, predicted_id), 0)
         # a stated area may be so wrong that nothing is left of the union; panopticapi divides by it all the same
         iou = common / union if union else math.inf
         if iou > 0.5:
-            matched.append(Match(truth_id, predicted_id, truth.category_id, iou))
+            matched.append(Match(truth_id, predicted_id, category_id, iou))
     found_truths, found_predictions = {m.truth_id for m in matched}, {m.prediction_id for m in matched}
-    missed = {i: t.category_id for i, t in truths.items() if not t.iscrowd and i not in found_truths}
+    missed = {i: category_id for i, category_id in class_of.items() if i not in found_truths}
     crowds = {t.category_id: i for i, t in truths.items() if t.iscrowd}
     false: dict[int, int] = {}
     ignored: dict[int, int] = {}
