@@ -16,9 +16,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 if hasattr(os, "sched_setaffinity"):
     CORES = sorted(os.sched_getaffinity(0))
@@ -27,12 +29,14 @@ else:
     CORES = list(range(os.cpu_count() or 1))
 os.environ["RAYON_NUM_THREADS"] = "1"  # hotcoco's threads
 
+import deflate
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from thingstuff.coco_categories import COCO_PANOPTIC
+from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.evaluation.pairs import compare_maps
 from thingstuff.evaluation.pq import PQAccumulator, PQResult
 from thingstuff.evaluation.pq_files import score_files
@@ -43,7 +47,7 @@ from thingstuff.panoptic import Panoptic, Segment
 
 Size = tuple[int, int]
 Pair = tuple[Panoptic, Panoptic]
-PLAIN, THEIRS, OURS = "plain formula", "hotcoco", "ours"
+PLAIN, THEIRS, OURS, MEASURES = "plain formula", "hotcoco", "ours", "ours, all measures"
 THINGS = COCO_PANOPTIC.things.count(True)
 
 
@@ -170,6 +174,11 @@ def our_files(gt: Path, pred: Path, threads: int = 1) -> PQResult:
     return score_files(gt, pred, threads=threads).result()
 
 
+def all_measures(gt: Path, pred: Path) -> PQResult:
+    """Score files with thingstuff by all that `thingstuff evaluate` prints."""
+    return evaluate(gt, pred, threads=1).pq
+
+
 def in_memory(pairs: list[Pair]) -> PQResult:
     """Score maps in memory with thingstuff."""
     scores = PQAccumulator(COCO_PANOPTIC, keep=False)
@@ -232,6 +241,39 @@ def on_all_cores() -> None:
         os.sched_setaffinity(0, CORES)
 
 
+def share_without_lock(score: Callable[[], Any]) -> float:
+    """Return the share of a call's processor time that it spends without Python's lock, in one thread.
+
+    Timed are the calls that inflate, unfilter and count; reading files, which lets go of the lock too, is left out.
+    """
+    loops = compiled_loops(10**6)
+    free = 0.0
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            nonlocal free
+            began = time.thread_time()
+            try:
+                return function(*arguments)
+            finally:
+                free += time.thread_time() - began
+
+        return call
+
+    with ExitStack() as patches:
+        for module, name in ((deflate, "zlib_decompress"), (loops, "unfilter"), (loops, "count_pairs")):
+            patches.enter_context(patch.object(module, name, timed(getattr(module, name))))
+        began = time.process_time()
+        score()
+        return free / (time.process_time() - began)
+
+
+def without_lock(name: str, score: Callable[[], Any], rounds: int) -> str:
+    """Say in words how much of a side's work several threads can do at once."""
+    share = statistics.median(share_without_lock(score) for _ in range(rounds))
+    return f"{name}: {share:.0%} of the time without Python's lock, so threads gain {1 / (1 - share):.1f}x at most"
+
+
 def first_use() -> float:
     """Return the seconds that loading the compiled loops takes in a new process."""
     code = "import numpy, time; from thingstuff.loops import compiled_loops; began = time.perf_counter()\n"
@@ -255,7 +297,7 @@ def run(job: Job, folder: Path, console: Console) -> None:
     compiled_loops(10**6)
     ours = our_files(gt, pred)
     equal(ours, their_files(gt, pred))
-    assert ours == plain_files(gt, pred) == in_memory(pairs) == plain_in_memory(pairs)
+    assert ours == plain_files(gt, pred) == all_measures(gt, pred) == in_memory(pairs) == plain_in_memory(pairs)
     segments = statistics.mean(len(truth.segments) for truth, _ in pairs)
     size = statistics.mean(path.stat().st_size for path in (gt.parent / "panoptic").iterdir()) / 1024
     console.print(f"{job.pairs} pairs, {job.size[1]} x {job.size[0]}, {segments:.0f} segments and {size:.1f} KB a map")
@@ -264,6 +306,7 @@ def run(job: Job, folder: Path, console: Console) -> None:
         PLAIN: lambda: plain_files(gt, pred),
         THEIRS: lambda: their_files(gt, pred),
         OURS: lambda: our_files(gt, pred),
+        MEASURES: lambda: all_measures(gt, pred),
     }
     console.print(table_of("files, one core", interleaved(files, job.rounds), THEIRS, job.pairs))
     memory = {PLAIN: lambda: plain_in_memory(pairs), OURS: lambda: in_memory(pairs)}
@@ -272,6 +315,8 @@ def run(job: Job, folder: Path, console: Console) -> None:
     counts = sorted({1, *range(2, len(CORES), 2), len(CORES)})
     threads = {f"threads={n}": lambda n=n: our_files(gt, pred, n) for n in counts}
     console.print(table_of("files, ours", interleaved(threads, job.rounds), "threads=1", job.pairs))
+    for name, score in ((OURS, our_files), (MEASURES, all_measures)):
+        console.print(without_lock(name, lambda score=score: score(gt, pred), job.rounds))
     alone = interleaved({str(n): lambda n=n: hashing(n) for n in counts}, job.rounds)
     gains = ", ".join(f"{int(n) * alone['1'] / seconds:.2f}x by {n}" for n, seconds in alone.items())
     console.print(f"threads that only hash, which is what the machine gives: {gains}")

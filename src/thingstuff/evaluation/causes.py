@@ -1,6 +1,7 @@
 """Why a segment was not matched: one cause for every unmatched segment of a picture, as docs/causes.md defines them."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -51,12 +52,15 @@ class _Scene:
         self.picture = picture
         self.missed, self.false = dict(picture.matches.missed), dict(picture.matches.false)
         self.errors: list[SegmentError] = []
-        self.truths_of: dict[int, list[int]] = {}
-        self.predictions_of: dict[int, list[int]] = {}
+        own = {t for t, truth in truths.items() if not truth.iscrowd}
+        # whom a prediction meets, and whom a missed truth
+        self.truths_of: defaultdict[int, list[int]] = defaultdict(list)
+        self.predictions_of: dict[int, list[int]] = {t: [] for t in self.missed}
         for t, p in picture.shared:
-            if p in taking_part and t in truths and not truths[t].iscrowd:
-                self.truths_of.setdefault(p, []).append(t)
-                self.predictions_of.setdefault(t, []).append(p)
+            if t in own and p in taking_part:
+                self.truths_of[p].append(t)
+                if t in self.missed:
+                    self.predictions_of[t].append(p)
 
     def lies_mostly_in(self, prediction_id: int, truth_id: int) -> bool:
         return 2 * self.picture.shared[truth_id, prediction_id] > self._visible(prediction_id)
@@ -64,12 +68,18 @@ class _Scene:
     def is_mostly_covered_by(self, truth_id: int, prediction_id: int) -> bool:
         return 2 * self.picture.shared[truth_id, prediction_id] > self.picture.truths[truth_id].area
 
+    def iou_of_pair(self, truth_id: int, prediction_id: int) -> float:
+        """Return PQ's IoU of two segments that meet."""
+        common = self.picture.shared[truth_id, prediction_id]
+        areas = self.picture.truths[truth_id].area + self._visible(prediction_id)
+        # a stated area may be so wrong that no union is left: as in match_segments
+        return common / (areas - common) if areas != common else math.inf
+
     def iou(self, truths: Sequence[int], predictions: Sequence[int]) -> float:
         """Return PQ's IoU of two unions of segments."""
         shared = self.picture.shared
         common = sum(shared.get((t, p), 0) for t in truths for p in predictions)
         areas = sum(self.picture.truths[t].area for t in truths) + sum(map(self._visible, predictions))
-        # a stated area may be so wrong that no union is left: as in match_segments
         return common / (areas - common) if areas != common else math.inf
 
     def explain(self, cause: str, truths: Sequence[int], predictions: Sequence[int]) -> None:
@@ -87,32 +97,35 @@ class _Scene:
 
     def open_pairs(self) -> Iterable[tuple[int, int]]:
         """Return the pairs that meet and are both without a cause."""
-        return [(t, p) for t in self.missed for p in self.predictions_of.get(t, ()) if p in self.false]
+        return [(t, p) for t in self.missed for p in self.predictions_of[t] if p in self.false]
 
     def _visible(self, prediction_id: int) -> int:
         return self.picture.areas[1][prediction_id] - self.picture.shared.get((0, prediction_id), 0)
 
 
 def _wrong_class(scene: _Scene) -> None:
-    for t, p in scene.open_pairs():
+    differing = [(t, p) for t, p in scene.open_pairs() if scene.missed[t] != scene.false[p]]
+    for t, p in differing:
         # with right areas no segment has two such partners; stated ones (like panopticapi) may be wrong
-        still_open = t in scene.missed and p in scene.false
-        if still_open and scene.missed[t] != scene.false[p] and scene.iou((t,), (p,)) > 0.5:
+        if t in scene.missed and p in scene.false and scene.iou_of_pair(t, p) > 0.5:
             scene.explain("wrong class", (t,), (p,))
 
 
 def _split(scene: _Scene) -> None:
     for t, category_id in tuple(scene.missed.items()):
-        met = [p for p in scene.predictions_of.get(t, ()) if scene.false.get(p) == category_id]
+        met = [p for p in scene.predictions_of[t] if scene.false.get(p) == category_id]
         parts = [p for p in met if scene.lies_mostly_in(p, t)]
         if len(parts) > 1 and scene.iou((t,), parts) > 0.5:
             scene.explain("split", (t,), parts)
 
 
 def _merged(scene: _Scene) -> None:
-    categories = {t: truth.category_id for t, truth in scene.picture.truths.items()}
-    for p, met in scene.truths_of.items():
-        own = [t for t in met if categories[t] == scene.picture.predictions[p]]
+    truths, predictions = scene.picture.truths, scene.picture.predictions
+    of_missed = {
+        p for t, category_id in scene.missed.items() for p in scene.predictions_of[t] if predictions[p] == category_id
+    }
+    for p in [p for p in scene.truths_of if p in of_missed]:
+        own = [t for t in scene.truths_of[p] if truths[t].category_id == predictions[p]]
         group = [t for t in own if scene.is_mostly_covered_by(t, p)]
         if len(group) > 1 and scene.iou(group, (p,)) > 0.5:
             scene.explain("merged", group, (p,))
@@ -128,7 +141,7 @@ def _duplicate(scene: _Scene) -> None:
 
 def _poor_mask(scene: _Scene) -> None:
     same = [(t, p) for t, p in scene.open_pairs() if scene.missed[t] == scene.false[p]]
-    pairs = sorted((-scene.iou((t,), (p,)), t, p) for t, p in same)
+    pairs = sorted((-scene.iou_of_pair(t, p), t, p) for t, p in same)
     for negative, t, p in pairs:
         if 0.1 <= -negative <= 0.5 and t in scene.missed and p in scene.false:
             scene.explain("poor mask", (t,), (p,))

@@ -4,6 +4,7 @@ Causes and cures are those of docs/causes.md. Letters: C classes.
 """
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import CAUSES, SegmentError, segment_errors
+from thingstuff.evaluation.miou import ClassPixels
 from thingstuff.evaluation.pq import PQResult
 from thingstuff.evaluation.segments import ImageId, ScoredPicture
 from thingstuff.panoptic import Categories
@@ -151,44 +153,51 @@ def _errors(rows: Iterable[Mapping[str, Any]]) -> tuple[SegmentError, ...]:
 
 
 class ErrorAccumulator:
-    """Adds up why segments were not matched; memory does not grow with the pictures, of which it keeps the `worst`."""
+    """Adds up why segments were not matched; memory does not grow with the pictures, of which it keeps the `worst`.
 
-    def __init__(self, categories: Categories, worst: int = 20) -> None:
+    `pixels` that several measures share are counted by whoever gives them.
+    """
+
+    def __init__(self, categories: Categories, worst: int = 20, pixels: ClassPixels | None = None) -> None:
         self.categories = categories
         self._worst = worst
+        self._pixels, self._counts_pixels = pixels or ClassPixels(categories), pixels is None
         # the best of the worst stands first; a picture's number keeps earlier ones and makes every key unique
         self._heap: list[tuple[float, int, int, WorstPicture, ScoredPicture]] = []
-        self._counts = np.zeros((len(categories), len(CAUSES), len(SIZES), 2), np.int64)
-        self._pixels: dict[tuple[int | None, int | None], int] = {}
+        # (class, cause, size, 0 for a truth or 1 for a prediction) -> segments
+        self._counts: dict[tuple[int, int, int, int], int] = {}
         self._pictures = 0
 
     def add(self, picture: ScoredPicture) -> None:
         """Add one picture; segments of categories that are not listed count nowhere."""
         self._pictures += 1
-        self._add_pixels(picture)
+        if self._counts_pixels:
+            self._pixels.add(picture)
         label_of = self.categories.label_of
-        errors = tuple(e for e in segment_errors(picture) if e.category_id in label_of)
+        errors = tuple([e for e in segment_errors(picture) if e.category_id in label_of])
         for e in errors:
-            size = sum(e.area >= limit for limit in _SIZE_LIMITS)
-            self._counts[label_of[e.category_id], CAUSES.index(e.cause), size, 0 if e.is_truth else 1] += 1
+            size = bisect_right(_SIZE_LIMITS, e.area)
+            at = (label_of[e.category_id], CAUSES.index(e.cause), size, 0 if e.is_truth else 1)
+            self._counts[at] = self._counts.get(at, 0) + 1
         pq = picture.matches.pq
         if pq is not None and pq != 1:
-            row = WorstPicture(picture.image_id, pq, len(picture.matches.matched), errors)
-            entry = (-pq, len(errors), -self._pictures, row, picture)
-            (heapq.heappush if len(self._heap) < self._worst else heapq.heappushpop)(self._heap, entry)
+            self._keep(picture, pq, errors)
 
     def result(self, pq: PQResult) -> ErrorReport:
         """Return the report over the pictures so far, whose PQ this is."""
-        counts = self._counts.sum(2)  # [C, causes, 2]
+        by_size = np.zeros((len(self.categories), len(CAUSES), len(SIZES), 2), np.int64)
+        for at, count in self._counts.items():
+            by_size[at] = count
+        counts, pixels = by_size.sum(2), self._pixels.matrix()  # [C, causes, 2]
         cured = [_cured(pq, counts[:, cause]) for cause in range(len(CAUSES))]
         return ErrorReport(
-            causes=tuple(self._cause(pq, cause, after) for cause, after in enumerate(cured)),
+            causes=tuple(_cause_row(pq, cause, by_size[:, cause], after) for cause, after in enumerate(cured)),
             per_class=tuple(_class_row(pq, cured, label, counts[label].tolist()) for label in range(len(counts))),
             mask_gain=_rise(pq.all.pq, pq.all.rq),
             mask_gain_things=_rise(pq.things.pq, pq.things.rq),
             mask_gain_stuff=_rise(pq.stuff.pq, pq.stuff.rq),
-            thing_stuff=self._thing_stuff(),
-            confusions=self._confusions(),
+            thing_stuff=_thing_stuff(pixels, self.categories),
+            confusions=_confusions(pixels, self.categories),
             worst=tuple(entry[-2] for entry in sorted(self._heap, reverse=True)),
         )
 
@@ -196,50 +205,55 @@ class ErrorAccumulator:
         """Return the pictures of the report's `worst`, in that order."""
         return tuple(entry[-1] for entry in sorted(self._heap, reverse=True))
 
-    def _add_pixels(self, picture: ScoredPicture) -> None:
-        truths, predictions = picture.truths, picture.predictions
-        label_of, pixels = self.categories.label_of, self._pixels
-        for (t, p), common in picture.shared.items():
-            truth = truths[t].category_id if t in truths else None
-            if truth in label_of or t == 0:
-                pair = truth, predictions.get(p)
-                pixels[pair] = pixels.get(pair, 0) + common
+    def _keep(self, picture: ScoredPicture, pq: float, errors: tuple[SegmentError, ...]) -> None:
+        rank = (-pq, len(errors), -self._pictures)
+        full = len(self._heap) == self._worst
+        if full and (not self._heap or rank < self._heap[0][:3]):
+            return
+        row = WorstPicture(picture.image_id, pq, len(picture.matches.matched), errors)
+        (heapq.heappushpop if full else heapq.heappush)(self._heap, (*rank, row, picture))
 
-    def _cause(self, pq: PQResult, cause: int, after: Sequence[float | None]) -> CauseRow:
-        counts = self._counts[:, cause]  # [C, sizes, 2]
-        sizes = []
-        for size, name in enumerate(SIZES):
-            truths, predictions = counts[:, size].sum(0).tolist()
-            gain = _rise(pq.all.pq, _mean(_cured(pq, counts[:, size])))
-            sizes.append(SizeRow(name, truths, predictions, gain))
-        truths, predictions = counts.sum((0, 1)).tolist()
-        things, stuff = (
-            [value for value, c in zip(after, pq.per_class, strict=True) if c.isthing == kind] for kind in (True, False)
-        )
-        return CauseRow(
-            cause=CAUSES[cause],
-            truths=truths,
-            predictions=predictions,
-            gain=_rise(pq.all.pq, _mean(after)),
-            gain_things=_rise(pq.things.pq, _mean(things)),
-            gain_stuff=_rise(pq.stuff.pq, _mean(stuff)),
-            sizes=tuple(sizes),
-        )
 
-    def _thing_stuff(self) -> tuple[tuple[int, ...], ...]:
-        rows = [[0, 0, 0] for _ in range(3)]
-        for (truth, predicted), pixels in self._pixels.items():
-            rows[self._kind(truth)][self._kind(predicted)] += pixels
-        return tuple(map(tuple, rows))
+def _cause_row(pq: PQResult, cause: int, counts: npt.NDArray[np.int64], after: Sequence[float | None]) -> CauseRow:
+    """Return a cause's row; `counts` [C, sizes, 2] are the unmatched truths and predictions that it left."""
+    sizes = []
+    for size, name in enumerate(SIZES):
+        truths, predictions = counts[:, size].sum(0).tolist()
+        gain = _rise(pq.all.pq, _mean(_cured(pq, counts[:, size])))
+        sizes.append(SizeRow(name, truths, predictions, gain))
+    truths, predictions = counts.sum((0, 1)).tolist()
+    things, stuff = (
+        [value for value, c in zip(after, pq.per_class, strict=True) if c.isthing == kind] for kind in (True, False)
+    )
+    return CauseRow(
+        cause=CAUSES[cause],
+        truths=truths,
+        predictions=predictions,
+        gain=_rise(pq.all.pq, _mean(after)),
+        gain_things=_rise(pq.things.pq, _mean(things)),
+        gain_stuff=_rise(pq.stuff.pq, _mean(stuff)),
+        sizes=tuple(sizes),
+    )
 
-    def _kind(self, category_id: int | None) -> int:
-        return 2 if category_id is None else int(not self.categories.things[self.categories.label_of[category_id]])
 
-    def _confusions(self) -> tuple[Confusion, ...]:
-        pairs = ((t, p, pixels) for (t, p), pixels in self._pixels.items() if t is not None and t != p)
-        # equally frequent pairs in a fixed order, whatever the pictures' order was
-        rows = sorted(pairs, key=lambda row: (-row[2], row[0], -1 if row[1] is None else row[1]))
-        return tuple(Confusion(*row) for row in rows[:_CONFUSIONS_KEPT])
+def _thing_stuff(pixels: npt.NDArray[np.int64], categories: Categories) -> tuple[tuple[int, ...], ...]:
+    kinds = np.array([0 if thing else 1 for thing in categories.things] + [2])
+    members = (kinds[:, None] == np.arange(3)).astype(np.int64)  # [C + 1, 3]
+    return tuple(map(tuple, (members.T @ pixels @ members).tolist()))
+
+
+def _confusions(pixels: npt.NDArray[np.int64], categories: Categories) -> tuple[Confusion, ...]:
+    wrong = pixels[:-1].copy()
+    np.fill_diagonal(wrong, 0)
+    found = wrong[wrong > 0]
+    least = np.partition(found, -_CONFUSIONS_KEPT)[-_CONFUSIONS_KEPT] if found.size > _CONFUSIONS_KEPT else 1
+    predicted = (*categories.ids, None)
+    pairs = (
+        Confusion(categories.ids[t], predicted[p], int(wrong[t, p])) for t, p in np.argwhere(wrong >= least).tolist()
+    )
+    # equally frequent pairs in a fixed order, whatever the pictures' order was
+    rows = sorted(pairs, key=lambda c: (-c.pixels, c.truth, -1 if c.predicted is None else c.predicted))
+    return tuple(rows[:_CONFUSIONS_KEPT])
 
 
 def _cured(pq: PQResult, cures: npt.NDArray[np.int64]) -> list[float | None]:

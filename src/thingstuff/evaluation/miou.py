@@ -136,19 +136,15 @@ class SemanticResult:
         return table
 
 
-class SemanticAccumulator:
-    """Adds up the pixels of pictures per class of the ground truth and of the prediction.
+class ClassPixels:
+    """Counts pixels per class of the ground truth and of the prediction.
 
-    As in detectron2's semantic evaluator, void pixels of the ground truth are left out and the means run over the
-    classes that the ground truth has. A pixel predicted as void is wrong; there, models have a class for every pixel
-    and the question does not come up. A crowd's pixels count as its class, those of a category that `categories` does
-    not list as void.
+    A crowd's pixels count as its class, those of a ground-truth category that `categories` does not list nowhere.
     """
 
     def __init__(self, categories: Categories) -> None:
         self.categories = categories
-        self._counts = [0] * (len(categories) * (len(categories) + 1))
-        self._pictures = 0
+        self._counts = [0] * (len(categories) + 1) ** 2  # a list: to count up one entry of an array takes far longer
 
     def add(self, picture: ScoredPicture) -> None:
         """Add one picture; no pixel is looked at, what the segments share says it all."""
@@ -159,16 +155,40 @@ class SemanticAccumulator:
         starts = {
             i: label_of[t.category_id] * (void + 1) for i, t in picture.truths.items() if t.category_id in label_of
         }
+        starts[0] = void * (void + 1)
         for (truth_id, predicted_id), pixels in picture.shared.items():
             if truth_id in starts:
                 counts[starts[truth_id] + columns.get(predicted_id, void)] += pixels
+
+    def matrix(self) -> npt.NDArray[np.int64]:
+        """Return the counts [C + 1, C + 1], ground truth by row, prediction by column, void last."""
+        side = len(self.categories) + 1
+        return np.array(self._counts, dtype=np.int64).reshape(side, side)
+
+
+class SemanticAccumulator:
+    """Adds up the pixels of pictures per class of the ground truth and of the prediction.
+
+    As in detectron2's semantic evaluator, void pixels of the ground truth are left out and the means run over the
+    classes that the ground truth has. A pixel predicted as void is wrong; there, models have a class for every pixel
+    and the question does not come up. A crowd's pixels count as its class, those of a category that `categories` does
+    not list as void. `pixels` that several measures share are counted by whoever gives them.
+    """
+
+    def __init__(self, categories: Categories, pixels: ClassPixels | None = None) -> None:
+        self.categories = categories
+        self._pixels, self._counts = pixels or ClassPixels(categories), pixels is None
+        self._pictures = 0
+
+    def add(self, picture: ScoredPicture) -> None:
+        """Add one picture."""
+        if self._counts:
+            self._pixels.add(picture)
         self._pictures += 1
 
     def result(self) -> SemanticResult:
         """Return the result over the pictures so far."""
-        classes = len(self.categories)
-        confusion = np.array(self._counts, dtype=np.int64).reshape(classes, classes + 1)
-        return SemanticResult(self.categories, confusion, self._pictures)
+        return SemanticResult(self.categories, self._pixels.matrix()[:-1], self._pictures)
 
 
 def _mean(weighted: list[tuple[float | None, int]]) -> float | None:
