@@ -518,6 +518,22 @@ def test_damaged_run_lengths_never_reach_pycocotools(tmp_path: Path) -> None:
     assert passed + len(problems) == 300
 
 
+@pytest.mark.parametrize("length", [3, 5, 6, 7, 8, 12, 13, 20])
+def test_run_lengths_in_more_characters_than_they_need(tmp_path: Path, length: int) -> None:
+    """Of seven and more, pycocotools shifts the bits out of its 32: it would read other lengths, and hang on them."""
+    needed = "hm2`n1Pm3hPO"  # 3000, 2000, 4000, and 1000 fewer than 2000
+    counts = needed[:-1] + "o" * (length - 3) + "O"
+    entry = {"image_id": 1, "category_id": 12, "score": 1, "segmentation": {"size": [100, 100], "counts": counts}}
+    path = written(tmp_path / "r.json", [entry])
+    if length > 6:
+        with pytest.raises(InputError, match=r"segmentation\.counts are no run lengths of 100 x 100"):
+            instances_from_results(path, CATEGORIES, {1: (100, 100)})
+        return
+    (instance,) = instances_from_results(path, CATEGORIES, {1: (100, 100)})[1]
+    assert instance.mask == {"size": [100, 100], "counts": needed.encode()}
+    assert plain_lengths(run_lengths.decode(instance.mask).astype(bool)) == [3000, 2000, 4000, 1000]
+
+
 # ---- from a model
 
 

@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -63,6 +65,8 @@ def test_json_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
         (b'{"a": 1,\n  "b": }', "line 2, column 8"),
         (b"", "line 1, column 1"),
         (b'{"a": "\xff"}', "no UTF-8 text"),
+        (b'{"a": ' + b"9" * 5000 + b"}", r"cannot be read \(Exceeds the limit .*5000 digits\); mend it"),
+        (b"[" * 200_000 + b"]" * 200_000, "nested too deeply"),
     ],
 )
 def test_broken_json_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -190,6 +194,35 @@ def test_damaged_id_maps_are_refused(tmp_path: Path) -> None:
         read_id_map(path)
     with pytest.raises(InputError, match="not there"):
         read_id_map(tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "BMP", "WebP", "TIFF"])
+def test_pictures_of_other_kinds_are_told_by_their_first_bytes(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(picture_with_corner()).save(path, format=kind)
+    for read in (read_id_map, id_map_size):
+        with pytest.raises(InputError, match=rf"a\.png is a {kind}, no PNG; save it as 8-bit RGB PNG"):
+            read(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no named pipes")
+def test_a_pipe_and_a_device_are_no_id_maps(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/zero")
+    source = (
+        "import sys; from pathlib import Path; from thingstuff import io\n"
+        "for path in (Path('pipe.png'), Path('device.png')):\n"
+        "    for read in (io.read_id_map, io.id_map_size):\n"
+        "        try: read(path)\n"
+        "        except io.InputError as error: print(error)\n"
+    )
+    # on its own: where it fails, it waits for ever
+    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    pipe, device = (f"{n}.png cannot be read (it is no regular file); put the id map there" for n in ("pipe", "device"))
+    assert (done.stdout.splitlines(), done.stderr) == ([pipe, pipe, device, device], "")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(InputError, match=r"folder\.png cannot be read"):
+        read_id_map(tmp_path / "folder.png")
 
 
 @pytest.mark.parametrize("value", [-1, LARGEST_ID + 1])
@@ -365,31 +398,62 @@ def test_problems_are_listed_up_to_a_limit() -> None:
     assert lines[1:] == [*(f"  - problem {i}" for i in range(10)), "  and 3 more"]
 
 
+def png_bytes(*chunks: tuple[bytes, bytes]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+
+
+def interlaced_rows(ids: np.ndarray) -> list[np.ndarray]:
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    return [ids[y::dy, x::dx] for y, x, dy, dx in passes]
+
+
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("lacking", [0, 1, 500])
 def test_an_id_map_whose_last_rows_lack_is_refused(tmp_path: Path, interlaced: bool, alpha: bool, lacking: int) -> None:
     height, width, step = 13, 11, 4 if alpha else 3
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
     ids = np.arange(height * width, dtype=np.uint8).reshape(height, width)
-    rows = [ids[y::dy, x::dx] for y, x, dy, dx in passes] if interlaced else [ids]
+    rows = interlaced_rows(ids) if interlaced else [ids]
     raw = b"".join(
         b"\0" + b"".join(bytes([value, 0, 0, 9][:step]) for value in row.tolist()) for part in rows for row in part
     )
     header = struct.pack(">IIBBBBB", width, height, 8, 6 if alpha else 2, 0, 0, int(interlaced))
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(raw[: len(raw) - lacking])), (b"IEND", b"")]
-    data = b"".join(
-        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        for kind, content in chunks
-    )
     path = tmp_path / "map.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    path.write_bytes(png_bytes(*chunks))
     if not lacking:
         assert (read_id_map(path) == ids).all()
         return
     with pytest.raises(InputError, match=r"map\.png cannot be read .*write the id map anew") as error:
         read_id_map(path)
     assert "BytesIO" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", [2, 3, 255])
+def test_an_id_map_of_an_unknown_interlace_method_is_refused(tmp_path: Path, method: int) -> None:
+    parts = interlaced_rows(np.full((9, 9), 7, np.uint8))
+    raw = b"".join(b"\0" + bytes(3 * row.size) for part in parts for row in part)
+    path = tmp_path / "map.png"
+    for kind in (1, method):  # Pillow takes any other than 0 for 1
+        header = struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, kind)
+        path.write_bytes(png_bytes((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")))
+        if kind == 1:
+            assert not read_id_map(path).any()
+    with pytest.raises(InputError, match=rf"map\.png cannot be read \(its interlace method is {method}, .*anew$"):
+        read_id_map(path)
+
+
+@pytest.mark.parametrize(("size", "colour"), [((1, 1), 2), ((1, 4), 2), ((4, 4), 2), ((4, 4), 6)])
+def test_an_id_map_with_a_second_header_is_refused(tmp_path: Path, size: tuple[int, int], colour: int) -> None:
+    headers = [struct.pack(">IIBBBBB", *s, 8, c, 0, 0, 0) for s, c in (((4, 4), 2), (size, colour))]
+    pixels = zlib.compress(bytes(100))  # enough for the larger
+    path = tmp_path / "map.png"
+    path.write_bytes(png_bytes(*((b"IHDR", header) for header in headers), (b"IDAT", pixels), (b"IEND", b"")))
+    with pytest.raises(InputError, match=r"map\.png cannot be read \(it has more than one header\); write"):
+        read_id_map(path)
 
 
 def test_damage_is_told_without_naming_what_pillow_reads_from(tmp_path: Path) -> None:

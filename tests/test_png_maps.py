@@ -1,5 +1,6 @@
 """Id maps by the compiled loops are those that Pillow gives, and what is not plain is left to Pillow."""
 
+import pickle
 import re
 import struct
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import caching
 from PIL import Image
 
@@ -221,6 +222,30 @@ print("fine")
 def test_the_loops_are_loaded_by_need_and_in_threads(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.stderr) == ("fine\n", "")
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: bytes(len(data))]
+)
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_a_damaged_cache_is_filled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, damage: Callable[[bytes], bytes]
+) -> None:
+    def double(number: int) -> int:
+        return 2 * number
+
+    def hits() -> int:
+        loop = compiled_loops._compiled(types.int64)(double)
+        assert loop(4) == 8
+        return sum(loop.stats.cache_hits.values())
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    assert [hits(), hits()] == [0, 1]
+    (file,) = tmp_path.rglob(f"*.{kind}")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises((EOFError, pickle.UnpicklingError)):
+        njit([(types.int64,)], cache=True)(double)
+    assert [hits(), hits(), hits()] == [0, 0, 1]
 
 
 def test_without_a_folder_for_its_cache_a_loop_is_compiled_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ Importing this takes more than a second (and some more, once per machine): `thin
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit, types
+from numba.core.caching import FunctionCache
 
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
@@ -35,8 +37,12 @@ def _compiled(*signature: types.Type) -> Callable[[F], F]:
         plain = inspect.unwrap(function)
         try:
             return cast(F, njit([signature], nogil=True, cache=True)(plain))
-        except (RuntimeError, OSError):  # neither beside this file nor in the home is a folder to keep it in
-            return cast(F, njit([signature], nogil=True)(plain))
+        except Exception:  # noqa: BLE001 - a damaged cache raises whatever unpickling does; a faulty loop fails again
+            loop = cast(F, njit([signature], nogil=True)(plain))
+        # empties the cache, so that the next process fills it anew; there may be no folder for one, or a locked one
+        with suppress(RuntimeError, OSError):
+            cast(Any, FunctionCache)(plain).flush()
+        return loop
 
     return compile_now
 

@@ -7,13 +7,14 @@ import json
 import os
 import re
 import secrets
+import stat
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Integer
@@ -22,7 +23,7 @@ from PIL import ExifTags, Image
 from thingstuff.errors import InputError
 from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Categories, Panoptic
-from thingstuff.png_maps import decode_plain, lack_of_rows
+from thingstuff.png_maps import decode_plain, silent_fault
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -31,6 +32,15 @@ LARGEST_ID = 256**3 - 1
 """The largest segment id that three bytes hold."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# what pictures of other kinds hold at a place near their begin
+_OTHER_KINDS = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (8, b"WEBP", "WebP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+)
 _PNG_COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 # What Pillow's decoders raise on damaged files; anything else is a fault that should keep its traceback.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
@@ -57,6 +67,11 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: broken JSON at {where} ({error.msg}); mend it or write the file anew") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no UTF-8 text (byte {error.start}); give a JSON file saved as UTF-8") from None
+    except RecursionError:
+        raise InputError(f"{path} cannot be read (nested too deeply); mend it or write the file anew") from None
+    except ValueError as error:  # a number of thousands of digits; what follows speaks to programmers
+        reason = str(error).partition(";")[0]
+        raise InputError(f"{path} cannot be read ({reason}); mend it or write the file anew") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); give a readable JSON file") from None
 
@@ -135,25 +150,26 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
 def id_map_size(path: str | Path) -> Size:
     """Return (height, width) of an id map by its PNG header alone; raises `InputError` as `read_id_map` does."""
     path = Path(path)
-    with _decoding(path, "write the id map anew"), path.open("rb") as file:
+    with _decoding(path, "write the id map anew"), _open_map(path) as file:
         return _png_size(path, file.read(26))
 
 
 def read_id_map(path: str | Path) -> Int32[np.ndarray, "H W"]:
     """Read a PNG of segment ids, R + 256 G + 65536 B, as int32 [H, W]; an alpha channel is left aside.
 
-    Raises `InputError` where the file is missing, damaged, no PNG, or not 8-bit RGB or RGBA.
+    Raises `InputError` where the file is missing, damaged, no regular file, no PNG, or not 8-bit RGB or RGBA.
     """
     path = Path(path)
     with _decoding(path, "write the id map anew"):
-        data = path.read_bytes()
+        with _open_map(path) as file:
+            data = file.read()
         height, width = _png_size(path, data[:26])
         if (loops := compiled_loops()) and (ids := decode_plain(data, loops)) is not None:
             return ids
         with Image.open(BytesIO(data), formats=("PNG",)) as image:
             colors = np.asarray(image)
-        if lack := lack_of_rows(data):
-            raise InputError(f"{path} cannot be read ({lack}); write the id map anew")
+        if fault := silent_fault(data):
+            raise InputError(f"{path} cannot be read ({fault}); write the id map anew")
         padded = np.zeros((height, width, 4), dtype=np.uint8)
         padded[..., :3] = colors[..., :3]
     return padded.view("<u4")[..., 0].astype(np.int32)
@@ -269,10 +285,19 @@ def _decoding(path: Path, remedy: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({reason}); {remedy}") from error
 
 
+def _open_map(path: Path) -> BinaryIO:
+    mode = path.stat().st_mode
+    # opening a pipe waits for its other end, and a device may never end
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path} cannot be read (it is no regular file); put the id map there")
+    return path.open("rb")
+
+
 def _png_size(path: Path, header: bytes) -> Size:
     remedy = "save it as 8-bit RGB PNG with id = R + 256 G + 65536 B"
     if len(header) < 26 or not header.startswith(_PNG_SIGNATURE) or header[12:16] != b"IHDR":
-        raise InputError(f"{path} is no PNG, or cut off; {remedy}")
+        kind = next((kind for at, begin, kind in _OTHER_KINDS if header.startswith(begin, at)), None)
+        raise InputError(f"{path} is {f'a {kind}, no PNG' if kind else 'no PNG, or cut off'}; {remedy}")
     width, height, depth, color = struct.unpack(">IIBB", header[16:26])
     if depth != 8 or color not in (2, 6):
         kind = f"{depth}-bit {_PNG_COLORS.get(color, 'unknown')}"

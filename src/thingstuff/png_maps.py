@@ -44,12 +44,16 @@ def decode_plain(data: bytes, loops: ModuleType) -> Int32[np.ndarray, "H W"] | N
     return ids if raw.size == length and loops.unfilter(raw, step, ids) else None
 
 
-def lack_of_rows(data: bytes) -> str | None:
-    """Say where the pixels of an 8-bit RGB or RGBA PNG stop short; Pillow takes what is lacking for black, silently.
+def silent_fault(data: bytes) -> str | None:
+    """Say what is wrong with an 8-bit RGB or RGBA PNG that Pillow decodes without a word.
 
-    Damage that Pillow tells of is not looked for.
+    It takes rows that lack for black. Damage that it tells of is not looked for.
     """
     width, height, _, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    if interlaced >= len(_PASSES):
+        return f"its interlace method is {interlaced}, and there is none but 0 and 1"
+    if [kind for kind, _ in _chunks(data)].count(b"IHDR") > 1:
+        return "it has more than one header"
     step = _BYTES_PER_PIXEL[colour]
     sizes = [(len(range(y, height, dy)), len(range(x, width, dx))) for y, x, dy, dx in _PASSES[interlaced]]
     wanted = sum(rows * (1 + step * columns) for rows, columns in sizes if columns)

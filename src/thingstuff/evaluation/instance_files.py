@@ -20,8 +20,8 @@ _FIELDS = {
     "segmentation": Kind("a run-length encoding or a list of polygons", lambda v: type(v) in (dict, list)),
     "score": Kind("a finite number", lambda v: _is_number(v)),
 }
-_GROUP = 7
-"""Most characters of a run's length in a compressed encoding: 5 bits each, for lengths that fit into 32 bits."""
+_GROUP = 6
+"""Most characters of a run's length in a compressed encoding: 5 bits each, and 7 no longer fit into 32 bits."""
 
 
 def instances_from_results(
@@ -74,7 +74,7 @@ def _instance(entry: Any, categories: Categories, sizes: Mapping[ImageId, Size])
 
 
 def _encoded(segmentation: Any, size: Size) -> RunLengths:
-    """Return compressed run lengths; pycocotools does not check what it is given, so all is checked here."""
+    """Return compressed run lengths; pycocotools does not check what it is given, so it gets what is checked here."""
     if isinstance(segmentation, list):
         return _of_polygons(segmentation, size)
     counts, height, width = segmentation.get("counts"), *size
@@ -89,9 +89,8 @@ def _encoded(segmentation: Any, size: Size) -> RunLengths:
         raise InputError("segmentation.counts is neither a text nor a list of whole numbers; write the mask anew")
     if lengths is None or sum(lengths) != height * width:
         raise InputError(f"segmentation.counts are no run lengths of {height} x {width} pixels; write the mask anew")
-    if isinstance(counts, str):
-        return {"size": [height, width], "counts": counts.encode()}
-    encoded: RunLengths = run_lengths.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    # not the text itself, which pycocotools could read otherwise than it was read here
+    encoded: RunLengths = run_lengths.frPyObjects({"size": [height, width], "counts": lengths}, height, width)
     return encoded
 
 
