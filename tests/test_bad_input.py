@@ -161,6 +161,19 @@ def truth_segment(c: Case) -> dict[str, Any]:
     return c.truth(7)["segments_info"][0]
 
 
+def named_in_the_prediction_alone(c: Case) -> None:
+    c.gt["categories"][0].pop("name")
+    c.pred.update(categories=[{"id": CAT, "name": "dog", "isthing": 1}])
+
+
+def as_bgr(side: str) -> Callable[[Case], object]:
+    def write(c: Case) -> None:
+        path = c.map(side, 7)
+        Image.fromarray(np.asarray(Image.open(path))[..., ::-1].copy()).save(path)
+
+    return write
+
+
 def png(side: str, mode: str) -> Callable[[Case], object]:
     """Write picture 7's map in another way to keep pixels."""
 
@@ -212,6 +225,8 @@ CASES = [
              "categories differ", P, None, None, "category 17 is 'dog' with isthing 1 here, 'cat' with", GOOD),
     Expected("other kind", lambda c: c.pred.update(categories=[{"id": SKY, "name": "sky", "isthing": 1}]),
              "categories differ", P, None, None, "'sky' with isthing 1 here, 'sky' with isthing 0", GOOD),
+    Expected("no name, other one named", named_in_the_prediction_alone, "category name", G, None, None,
+             "category 17: 'name' is missing", GOOD),
     Expected("image no object", lambda c: c.gt["images"].append("x"), "faulty picture entry", G, None, None,
              r"images\[3\]: 'x' is no object", GOOD),
     Expected("image id list", lambda c: c.gt["images"].append({"id": [7]}), "faulty picture entry", G, None, None,
@@ -274,6 +289,8 @@ CASES = [
     Expected("JPEG", png("gt", "jpeg"), "unreadable map", G7, 7, None, "no PNG", None),
     Expected("cut off", png("pred", "cut"), "unreadable map", P7, 7, None, "cannot be read", None),
     Expected("empty file", png("gt", "empty"), "unreadable map", G7, 7, None, "no PNG, or cut off", None),
+    Expected("BGR", as_bgr("pred"), "unreadable map", P7, 7, None, "red and blue swapped: is it written as BGR?", None),
+    Expected("truth as BGR", as_bgr("gt"), "unreadable map", G7, 7, None, "is it written as BGR?", None),
     Expected("smaller", resized("pred", (2, 5)), "wrong size", P7, 7, None,
              "is 5 wide and 2 high, but 6 wide and 2 high in the ground truth's map", None),
     Expected("transposed", resized("pred", (6, 2)), "wrong size", P7, 7, None,
@@ -298,10 +315,18 @@ CASES = [
              r"segments_info\[3\]: stands twice", GOOD),
     Expected("predicted twice", lambda c: c.prediction(7)["segments_info"].append({"id": 11, "category_id": CAR}),
              "duplicate segment", P, 7, 11, r"segments_info\[3\]: stands twice", GOOD),
-    Expected("id text", first_truth(id="1"), "number as text", G, 7, None, "id '1' is text", GOOD),
-    Expected("category_id text", first_predicted(category_id="17"), "number as text", P, 7, 11,
+    Expected("id text", first_truth(id="1"), "number written otherwise", G, 7, None, "id '1' is text", GOOD),
+    Expected("id float", first_truth(id=1.0), "number written otherwise", G, 7, None, "id is written as 1.0", GOOD),
+    Expected("category_id float", first_predicted(category_id=17.0), "number written otherwise", P, 7, 11,
+             "category_id is written as 17.0", GOOD),
+    Expected("iscrowd float", first_truth(iscrowd=0.0), "number written otherwise", G, 7, 1, "written as 0.0", GOOD),
+    Expected("category_id half", first_truth(category_id=17.5), "faulty category_id", G, 7, 1, "17.5 is not a whole",
+             NO_TRUE_CAT),
+    Expected("category_id infinite", first_truth(category_id=float("inf")), "faulty category_id", G, 7, 1, "inf is not",
+             NO_TRUE_CAT),
+    Expected("category_id text", first_predicted(category_id="17"), "number written otherwise", P, 7, 11,
              "category_id '17' is text", GOOD),
-    Expected("iscrowd text", first_truth(iscrowd="1"), "number as text", G, 7, 1, "iscrowd '1' is text",
+    Expected("iscrowd text", first_truth(iscrowd="1"), "number written otherwise", G, 7, 1, "iscrowd '1' is text",
              {CAR: (0.0, 0, 1, 1), SKY: (1.0, 1, 0, 0)}),
     Expected("no category_id", without(truth_segment, "category_id"), "faulty category_id", G, 7, 1,
              "'category_id' is missing", NO_TRUE_CAT),
@@ -423,6 +448,44 @@ def test_very_many_unlisted_ids_are_one_problem(case: Case) -> None:
     assert sums(case.lenient()[0][7]) == {CAT: (0.0, 0, 0, 1), CAR: (0.0, 0, 0, 1), SKY: (0.0, 0, 0, 1)}
 
 
+@pytest.mark.parametrize(("listed", "told"), [([], "none"), ([5, 6], "2")])
+def test_a_photograph_is_no_map(case: Case, listed: list[int], told: str) -> None:
+    ids = np.random.default_rng(0).permutation(2**15).astype(np.int32)[:19_200].reshape(120, 160) * 97 + 1
+    ids[0, :2] = 5, 6
+    write_id_map(case.map("pred", 7), ids)
+    write_id_map(case.map("gt", 7), np.repeat([1, 2, 3], 6400).astype(np.int32).reshape(120, 160))
+    image(height=120, width=160)(case)
+    for info in case.truth(7)["segments_info"]:
+        info["area"] = 6400
+    case.prediction(7)["segments_info"] = [{"id": i, "category_id": CAT} for i in listed]
+    (problem,) = case.strict()
+    count = f"{np.unique(ids).size:,}"
+    assert problem.kind == "unreadable map"
+    assert problem.message.startswith(f"holds {count} ids, {told} of them listed: is it a picture, or")
+    assert case.lenient()[0].keys() == {8, "nine"}
+
+
+def test_very_many_segments_are_no_photograph(case: Case) -> None:
+    ids = np.arange(1, 12_001, dtype=np.int32).reshape(100, 120)
+    write_id_map(case.map("pred", 7), ids)
+    write_id_map(case.map("gt", 7), ids)
+    image(height=100, width=120)(case)
+    for annotation in (case.truth(7), case.prediction(7)):
+        annotation["segments_info"] = [{"id": i, "category_id": CAT, "area": 1, "iscrowd": 0} for i in range(1, 12_001)]
+    assert score_files(*case.save(), threads=1).per_picture[7].matched[0].iou == 1.0
+
+
+def test_a_swapped_map_hides_no_other_fault_and_few_ids_may_be_the_same_both_ways(case: Case) -> None:
+    as_bgr("pred")(case)
+    case.prediction(7)["segments_info"][0].update(category_id=99)
+    first_truth(area=3)(case)
+    assert [p.kind for p in case.strict()] == ["wrong area", "unreadable map", "unknown category"]
+    grey = {11: 0x010101, 12: 0x000200, 13: 0x020002}
+    write_id_map(case.map("pred", 7), np.array([[*grey.values()] * 2] * 2, np.int32))
+    case.prediction(7)["segments_info"] = [{"id": 0x010101, "category_id": CAT}]
+    assert [p.kind for p in case.strict()] == ["wrong area", "unlisted id", "unlisted id"]
+
+
 def test_true_is_no_area_of_one_pixel(case: Case) -> None:
     case.draw("gt", 7, ["abbbcc", "bbbbcc"], 0)
     case.truth(7)["segments_info"][0].update(area=True)
@@ -457,6 +520,29 @@ def test_pixels_of_a_faulty_segment_are_void_in_what_is_shared_too(case: Case) -
     assert list(picture.shared) == sorted(picture.shared)
     assert picture.truths.keys() == {2, 3}
     assert picture.predictions == {12: CAR, 13: SKY}
+
+
+def test_names_that_we_made_up_differ_from_none_but_kinds_do(case: Case) -> None:
+    case.gt["categories"][1].update(name="cat")
+    case.pred.update(categories=[{"id": CAT, "name": "cat", "isthing": 1}, {"id": CAR, "name": "cat", "isthing": 0}])
+    assert [p.message for p in case.strict()] == [
+        "category 3: name 'cat' stands twice",
+        "category 3 is 'cat (3)' with isthing 0 here, 'cat (3)' with isthing 1 in the ground truth",
+    ]
+
+
+@pytest.mark.parametrize(
+    "edit", [first_predicted(category_id=99), lambda c: c.prediction(7)["segments_info"].pop(0)], ids=["class", "id"]
+)
+def test_a_fault_of_the_prediction_alone_is_void_in_what_is_shared(case: Case, edit: Callable[[Case], object]) -> None:
+    edit(case)
+    pictures, problems = case.lenient()
+    assert pictures[7].shared == {(1, 0): 4, (2, 0): 2, (2, 12): 2, (3, 13): 4}
+    assert pictures[7].areas[1] == {0: 6, 12: 2, 13: 4}
+    assert problems.grave == 1
+    # two cats of IoU 4/6 and one missed, no car matched, every sky: (8/6 / 2.5 + 0 + 1) / 3
+    pq = score_files(*case.save(), lenient=True, threads=1).result().all.pq
+    assert pq == pytest.approx((8 / 6 / 2.5 + 0 + 1) / 3, abs=1e-12)
 
 
 def test_the_mended_boundary_matches_are_those_of_mended_files(case: Case) -> None:
@@ -526,6 +612,7 @@ def test_where_nothing_is_left_leniency_ends(case: Case, edit: Callable[[Case], 
 def test_every_kind_of_problem_occurs_in_these_tests() -> None:
     # faulty instances are those of AP, which has tests of its own
     elsewhere = {"category colour", "one kind of classes", "nothing annotated", "nothing predicted", "faulty instance"}
+    elsewhere |= {"shared map", "infinite IoU", "no instances"}
     assert {c.kind for c in CASES} | elsewhere == KINDS.keys()
 
 
@@ -551,7 +638,30 @@ def test_two_annotations_may_name_one_map(case: Case) -> None:
     case.prediction(7)["file_name"] = "8.png"
     no_longer_there = case.map("gt", 7)
     no_longer_there.unlink()
-    assert list(score_files(*case.save()).per_picture) == list(IMAGES)
+    with closing(scored_pairs(*case.save())) as pairs:
+        assert [picture.image_id for picture in pairs] == list(IMAGES)
+        assert pairs.problems.grave == 0
+        assert [(p.kind, Path(p.file).name, p.message) for p in pairs.problems] == [
+            ("shared map", "gt.json", "1 map is named more than once: '8.png' for images 7, 8"),
+            ("shared map", "pred.json", "1 map is named more than once: '8.png' for images 8, 7"),
+        ]
+
+
+def test_maps_named_twice_are_counted_and_the_first_are_told(case: Case) -> None:
+    with closing(scored_pairs(*many(case, 35), lenient=True, threads=1)) as pairs:
+        truth, prediction = (p.message for p in pairs.problems)
+    assert truth == (
+        "9 maps are named more than once: '0.png' for images 0, 9, 18 and 1 more; '1.png' for images 1, 10, 19 and 1 "
+        "more; '2.png' for images 2, 11, 20 and 1 more; and 6 more"
+    )
+    assert prediction.startswith("9 maps are named more than once: ")
+    assert {len(kind["problems"]) for kind in Problems(pairs.problems).to_json()["kinds"]} == {2}
+
+
+def test_a_second_annotation_of_a_picture_shares_no_map(case: Case) -> None:
+    case.gt["annotations"].append(case.truth(7))
+    case.pred["annotations"].append(case.prediction(7))
+    assert [p.kind for p in case.strict()] == ["duplicate annotation", "duplicate prediction"]
 
 
 def test_a_map_of_one_row_is_scored(case: Case) -> None:
@@ -573,10 +683,9 @@ def test_image_ids_of_any_kind(case: Case) -> None:
     assert list(score_files(*case.save()).per_picture) == list(ids.values())
     for entry in case.pred["annotations"]:
         entry["file_name"] = "\x1b[31m\n\ud800.png"
-    text = str(case.strict())
-    assert text
     listed = "\n".join(map(str, case.strict()))
-    assert len(listed.splitlines()) == 3
+    assert len(listed.splitlines()) == 4
+    assert "'\\x1b[31m\\n\\ud800.png' for images 'zürich ☃ \\ud800', 1000" in listed
     assert listed.encode().isascii() or "zürich ☃ \\ud800" in listed
     assert "\\x1b[31m\\n" in listed
 
@@ -596,6 +705,9 @@ def test_number_and_text_may_be_two_pictures(case: Case) -> None:
         key = "id" if section == "images" else "image_id"
         case.gt[section].append({**case.gt[section][0], key: "7"})
     case.pred["annotations"].append({**case.prediction(7), "image_id": "7"})
+    for data, name in ((case.gt, "gt"), (case.pred, "pred")):
+        data["annotations"][-1]["file_name"] = "7 as text.png"
+        (case.folder / name / "7 as text.png").write_bytes(case.map(name, 7).read_bytes())
     assert list(score_files(*case.save()).per_picture) == [*IMAGES, "7"]
     case.pred["annotations"].pop()
     assert [(p.kind, p.image_id) for p in case.strict()] == [("missing prediction", "7")]
@@ -664,7 +776,7 @@ def test_sums_and_problems_do_not_depend_on_threads(case: Case) -> None:
             results.append((pictures, [*pairs.problems]))
             assert [p.image_id for p in pictures] == list(range(120))
     assert all(result == results[0] for result in results)
-    assert Counter(p.kind for p in results[0][1]) == {"wrong area": 360}
+    assert Counter(p.kind for p in results[0][1]) == {"wrong area": 360, "shared map": 2}
     iou = {threads: score_files(*paths, lenient=True, threads=threads).result() for threads in (1, 5)}
     assert iou[1] == iou[5]
     assert iou[1].per_class[0].tp > 0
@@ -681,6 +793,15 @@ def test_it_can_be_gone_through_twice_and_tells_how_far_it_is(case: Case) -> Non
         assert told == [(1, 3), (2, 3), (3, 3)] * 2
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal, for this process and those it starts: background jobs are born ignoring it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_stops_at_once(case: Case) -> None:
     paths = many(case, 300)
     done: list[int] = []
@@ -695,6 +816,7 @@ def test_an_interruption_stops_at_once(case: Case) -> None:
     assert done == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(os.name == "nt", reason="a signal to oneself ends the process there")
 def test_an_interruption_is_not_held_up_by_waiting_work() -> None:
     begun: list[int] = []
@@ -731,9 +853,11 @@ def test_threads_work_ahead_by_a_bounded_number_and_pass_errors_on() -> None:
 
     results = in_order(lambda n: 10 // (n - 20), items(), threads=2)
     assert next(results) == 10 // -20
-    assert len(taken) <= 8
+    assert len(taken) <= 16
+    got = []
     with pytest.raises(ZeroDivisionError):
-        list(results)
+        got.extend(iter(lambda: next(results), None))
+    assert got == [10 // (n - 20) for n in range(1, 20)]
     assert len(taken) < 40
     with pytest.raises(InputError, match="threads=0"):
         thread_count(0)
@@ -751,11 +875,34 @@ def test_paths_of_a_picture(case: Case) -> None:
         with pytest.raises(InputError, match=r"image 'nine' is not in .*pred\.json"):
             pairs.paths("nine")
     case.prediction("nine!")["image_id"] = "nine"
+    for name in (str(case.folder / "7.jpg"), "../7.jpg", "C:\\7.jpg"):
+        image(file_name=name)(case)
+        for options in ({}, {"like_panopticapi": True}):
+            with closing(scored_pairs(*case.save(), **options)) as pairs:
+                assert pairs.paths(7) == PairPaths(case.map("gt", 7), case.map("pred", 7), None)
     with closing(scored_pairs(*case.save(), like_panopticapi=True)) as pairs:
         assert pairs.paths("nine") == PairPaths(case.map("gt", "nine"), case.map("pred", "nine"), "nine.jpg")
         assert [sums(p) for p in pairs] == [GOOD] * 3
         with pytest.raises(InputError, match="image 70 is not in"):
             pairs.paths(70)
+
+
+def test_like_panopticapi_the_last_of_an_image_id_that_comes_twice_counts(case: Case) -> None:
+    case.gt["annotations"].append({**case.truth(8), "image_id": 7})
+    with closing(scored_pairs(*case.save(), like_panopticapi=True)) as pairs:
+        assert pairs.paths(7).truth == case.map("gt", 8)
+
+
+def test_like_panopticapi_an_infinite_iou_is_noted(case: Case) -> None:
+    # 4 pixels of the cat are shared; 6 predicted, and the JSON says that it has -2: 6 - 2 - 4 leave no union
+    first_truth(area=-2)(case)
+    with closing(scored_pairs(*case.save(), like_panopticapi=True)) as pairs:
+        for _ in range(2):
+            assert [p.matches.matched[0].iou for p in pairs] == [float("inf"), 4 / 6, 4 / 6]
+            (problem,) = pairs.problems
+    assert (problem.kind, problem.image_id, problem.segment_id) == ("infinite IoU", 7, 1)
+    assert problem.message == "its stated area leaves no union: panopticapi's IoU is infinite there"
+    assert Problems([problem]).grave == 0
 
 
 @pytest.mark.parametrize("fields", [{"area": "4"}, {"category_id": [CAT]}, {"id": []}])
@@ -775,6 +922,19 @@ def test_a_json_that_changes_meanwhile_is_refused(case: Case) -> None:
         pred.write_text(" " * pred.stat().st_size)
         with pytest.raises(InputError, match=r"pred\.json has changed since"):
             list(iterator)
+
+
+@pytest.mark.parametrize("side", ["gt", "pred"])
+def test_a_json_whose_entries_changed_places_meanwhile_is_refused(case: Case, side: str) -> None:
+    for data in (case.gt, case.pred):
+        data["annotations"] = [a for a in data["annotations"] if a["image_id"] != "nine"]
+    case.gt["images"].pop()
+    path = case.save()[side == "pred"]
+    with closing(scored_pairs(*case.save(), threads=1)) as pairs:
+        (case.gt if side == "gt" else case.pred)["annotations"].reverse()
+        case.save()
+        with pytest.raises(InputError, match=rf"{path.name} has changed since"):
+            list(pairs)
 
 
 def test_no_room_for_temporary_files_is_told(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,13 +294,17 @@ def test_tables_of_the_example() -> None:
     assert by_cause[1:] == document_tables()[2]
     assert by_size[0] == ["Cause", "small", "+PQ", "medium", "+PQ", "large", "+PQ"]
     assert by_size[4] == ["split", "1 / 2", "4.0", "0 / 0", "0.0", "0 / 0", "0.0"]
-    assert pixels[1:] == [["things", "36.1", "0.0", "13.9"], ["stuff", "2.8", "47.2", "0.0"], ["void", *["0.0"] * 3]]
+    assert pixels[1:] == [["things", "36.1", "0.0", "13.9"], ["stuff", "2.8", "47.2", "0.0"]]
+    assert pixels[0] == ["Ground truth", "as things", "as stuff", "as void"]
     assert confusions[1:3] == [["car", "(void)", "8.3"], ["car", "dog", "8.3"]]
-    summary = "1 missed, 1 false, 2 wrong class, 3 split, 3 merged, 2 poor mask, 1 duplicate"
+    summary = "1/0 missed, 0/1 false, 1/1 wrong class, 1/2 split, 2/1 merged, 1/1 poor mask, 0/1 duplicate"
+    assert worst[0] == ["Picture", "PQ", "Matched", "Unmatched: truths / predictions"]
     assert worst[1:] == [["0", "19.0", "2", summary]]
     assert classes[0] == ["Class", *CAUSES]
-    assert classes[1] == ["dog", "", "1  +0.9", "1  +0.9", "3  +12.0", "3  +18.3", "2  +10.3", "1  +0.9"]
-    assert classes[2:] == [["car", "1  +53.7", "", "1  +53.7", "", "", "", ""], ["sky", *[""] * 7]]
+    assert classes[1] == [
+        "dog", "", "0/1 +0.9", "0/1 +0.9", "1/2 +12.0", "2/1 +18.3", "1/1 +10.3", "0/1 +0.9",
+    ]  # fmt: skip
+    assert classes[2:] == [["car", "1/0 +53.7", "", "1/0 +53.7", "", "", "", ""], ["sky", *[""] * 7]]
     assert cells(report) == [by_cause, by_size, pixels, confusions, worst]
 
 
@@ -313,6 +317,12 @@ def test_tables_of_nothing_and_of_odd_names() -> None:
     picture = compare_maps(truth, prediction, "[b]name", odd)
     tables = cells(report_of([picture], odd), per_class=True)
     assert [tables[3][1][:2], tables[4][1][0], tables[5][2][0]] == [["[red]x", "[/]"], "[b]name", "[/]"]
+
+
+def test_void_truth_is_in_no_row_of_the_thing_stuff_table() -> None:
+    report = report_of(compared([rows("aass......", "AASSTTTTTT")]))
+    assert report.thing_stuff[2] == (0, 6, 0)
+    assert cells(report)[2][1:] == [["things", "50.0", "0.0", "0.0"], ["stuff", "0.0", "50.0", "0.0"]]
 
 
 def test_ten_rows_are_shown() -> None:

@@ -2,12 +2,14 @@
 
 import io
 import json
+import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from test_cli import call, refused
 from test_pq import scene
 from thingstuff.evaluating import Request, Scores, run, short_names, show
 from thingstuff.evaluation.causes import CAUSES
-from thingstuff.evaluation.result import measures_table
+from thingstuff.evaluation.result import classes_table, measures_table
 
 TRUTHS = [scene(TRUTH, {"a": 0, "b": 1, "c": 2})] * 3
 PREDICTIONS = [scene(PREDICTED, {"a": 0, "b": 1, "c": 2})] * 3
@@ -84,6 +86,7 @@ def plain(evaluation: ts.Evaluation) -> dict[str, Any]:
 
 def test_the_tables_that_say_most(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, *files(case))
+    assert text.splitlines()[0] == "3 pictures"
     assert cells(text, "All") == ["All", "55.6", "55.6", "66.7", "3"]
     assert cells(text, "Things") == ["Things", "33.3", "33.3", "50.0", "2"]
     assert cells(text, "Stuff") == ["Stuff", "100.0", "100.0", "100.0", "1"]
@@ -98,13 +101,13 @@ def test_the_tables_that_say_most(case: Case, capsys: pytest.CaptureFixture[str]
 
 def test_more_tables_on_request(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, *files(case), "--per-class", "--boundary")
-    assert cells(text, "cat") == ["cat", "66.7", "66.7", "100.0", ""]
-    assert cells(text, "sea") == ["sea", "n/a", "n/a", "n/a", ""]
+    assert cells(text, "cat") == ["cat", "66.7", "66.7", "100.0", "", "3", "0", "0"]
+    assert text.count("1 class does not occur: sea") == 1
     assert "Boundary PQ things" in text
     text = shown(capsys, *files(case), "--why", "--boundary", "--per-class")
     for title in ("fwIoU", "Boundary PQ", "By size", "Pixels as predicted", "Confused pixels", "The worst pictures"):
         assert title in text
-    assert cells(text, "nine")[1:] == ["55.6", "2", "2 poor mask"]
+    assert cells(text, "nine")[1:] == ["55.6", "2", "1/1 poor mask"]
     assert "Per class: unmatched" in text
 
 
@@ -142,6 +145,14 @@ def test_paths_may_look_like_markup(tmp_path: Path, capsys: pytest.CaptureFixtur
     preds = [folder / "pred.json", folder / "[bold]x.json"]
     run(Request(gt=folder / "gt.json", pred=preds, pred_folder=[folder / "pred", folder / "[bold]x-maps"]), terminal)
     assert "comparing [bold]x" in terminal.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_causes_are_named_in_full_where_the_terminal_is_narrow() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    show(console, Scores({"it": ts.evaluate(TRUTHS, PREDICTIONS)}, None), why=True)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    for cause in (*CAUSES, "inexact matches"):
+        assert f"│ {cause} " in text
 
 
 def test_a_name_that_the_output_cannot_hold(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +230,6 @@ def test_a_report_with_pictures_and_without(case: Case, tmp_path: Path) -> None:
     assert "without 7.jpg (" in words
     assert "cannot be read" in words
     assert "and 1 more" in words
-    assert f"--pictures {photos}" in words
     assert call(*files(case), "--report", tmp_path / "b.html") == 0
     page = Page(tmp_path / "b.html")
     assert len(page.all("img")) == 9, "truth, prediction and errors of three pictures"
@@ -239,6 +249,18 @@ def test_the_command_in_a_report_scores_so_again(case: Case, tmp_path: Path) -> 
     model = Request(data="data", weights=Path("run"), split="train", ap=True, settings=["a=1", "b=[1, 2]"])
     words = "thingstuff evaluate data --weights run --split train --ap --set a=1 --set 'b=[1, 2]'"
     assert model.command == words
+
+
+def test_the_command_of_a_report_runs_although_its_files_are_there(case: Case, tmp_path: Path) -> None:
+    outputs = {"json": tmp_path / "o.json", "report": tmp_path / "r.html", "per_picture": tmp_path / "p.jsonl"}
+    flags = [word for name, path in outputs.items() for word in (f"--{name.replace('_', '-')}", path)]
+    assert call(*files(case), *flags, "--pictures", tmp_path) == 0
+    request = Request(gt=case.folder / "gt.json", pred=[case.folder / "pred.json"], pictures=tmp_path, **outputs)
+    assert request.written == list(outputs.values())
+    words = shlex.split(request.command)
+    assert words == ["thingstuff", "evaluate", "--gt", f"{request.gt}", "--pred", f"{case.folder / 'pred.json'}"]
+    assert " ".join(words) in " ".join(Page(tmp_path / "r.html").text["again"].split())
+    assert call(*words[1:]) == 0
 
 
 def test_no_report_shows_more_than_so_many_pictures(
@@ -284,6 +306,13 @@ def test_perfect_instances(case: Case, tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text("[]")
     nothing = ts.evaluate(*case.save(), instances=path)
     assert nothing.measures["AP"] == 0
+    assert [(p.kind, p.file, p.message) for p in nothing.left_out] == [
+        ("no instances", f"{path}", "its list has no entry")
+    ]
+    assert "to note:\nnote: scored instances without a single one" in shown(capsys, *files(case), "--instances", path)
+    path.write_text("[3]")
+    told = [p.message for p in ts.evaluate(*case.save(), instances=path, lenient=True).left_out]
+    assert told[1:] == ["its list has no entry that can be used"]
 
 
 def test_faulty_instances(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -299,7 +328,7 @@ def test_faulty_instances(case: Case, tmp_path: Path, capsys: pytest.CaptureFixt
     assert not (tmp_path / "p.jsonl").exists()
     (tmp_path / "out.json").unlink()
     text = shown(capsys, *wrong, "--lenient")
-    assert "left out: 2 problems of 1 kind" in text
+    assert "left out or corrected: 2 problems of 1 kind" in text
     assert json.loads((tmp_path / "out.json").read_text())["ap"]["ap"] == pytest.approx(1, abs=1e-9)
     assert "nothing.json is not there" in refused(capsys, *files(case), "--instances", tmp_path / "nothing.json")
     path.write_text("{}")
@@ -339,10 +368,12 @@ def test_strictly_nothing_is_scored_and_all_is_told(
 def test_leniently_what_was_left_out_is_listed(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fault(case)
     text = shown(capsys, *files(case), "--lenient", "--json", tmp_path / "o.json", "--report", tmp_path / "r.html")
-    assert "left out: 2 problems of 2 kinds" in text
+    assert text.splitlines()[0] == "scored 2 of 3 pictures"
+    assert "left out or corrected: 2 problems of 2 kinds" in text
     assert "image 7: has no prediction" in text
     written = json.loads((tmp_path / "o.json").read_text())
-    assert written["pictures"] == 2
+    assert (written["pictures"], written["total_pictures"]) == (2, 3)
+    assert ts.Evaluation.from_json(written).total == 3
     assert [(p["kind"], p["image_id"]) for p in written["left_out"]] == [
         ("missing prediction", 7),
         ("unknown category", 8),
@@ -381,6 +412,40 @@ def test_all_measures_like_panopticapi(case: Case, tmp_path: Path, capsys: pytes
     assert "lacks predictions" in refused(capsys, *files(case), "--like-panopticapi")
 
 
+def test_an_infinite_iou_is_valid_json(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case.truth(7)["segments_info"][2]["area"] = 0  # its union is then 0 + 4 - 4
+    case.save()
+    options = ("--like-panopticapi", "--why", "--per-class", "--json", tmp_path / "o.json")
+    text = shown(capsys, *files(case), *options)
+    assert "inf" in cells(text, "All")
+    assert "nan" not in text
+    text = (tmp_path / "o.json").read_text()
+    assert "Infinity" not in text
+    assert "NaN" not in text
+    written = json.loads(text)
+    assert written["all"]["pq"] is None
+    assert ts.Evaluation.from_json(written).all.pq == math.inf
+
+
+def test_no_way_to_go_on_is_told_where_there_is_none(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    def check(*preds: object) -> None:
+        case.save()
+        message = refused(capsys, *files(case), *preds)
+        assert "cannot be scored against" in message
+        assert "--lenient scores what can be scored" not in message
+        assert "nothing is left to score" in refused(capsys, *files(case), *preds, "--lenient")
+
+    other = twin(case, "other")
+    predictions, case.pred["annotations"] = case.pred["annotations"], []
+    check()
+    other.write_text(json.dumps({"annotations": predictions[:1]}))  # it alone could be scored leniently
+    check("--pred", other, "--pred-folder", case.folder / "pred", "--pred-folder", case.folder / "pred")
+    case.pred["annotations"] = predictions
+    for annotation in case.gt["annotations"]:
+        annotation["segments_info"] = []
+    check()
+
+
 # Several predictions
 
 
@@ -409,9 +474,19 @@ def test_predictions_side_by_side(case: Case, tmp_path: Path, capsys: pytest.Cap
     for name in ("pred", "better"):
         assert written["predictions"][name] == plain(compared.evaluations[name])
     text = shown(capsys, *arguments, *folders, "--per-class")
-    assert text.index("\npred\n") < text.index("\nbetter\n") < text.index("better - pred")
+    assert text.splitlines()[0] == "3 pictures"
+    assert text.index("All PQ") < text.index("PQ of each class") < text.index("mIoU") < text.index("\npred\n")
+    assert text.index("\npred\n") < text.index("\nbetter\n")
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
+    classes = [row for row in rows if row[0] in ("cat", "car", "sky", "sea")][:3]
+    assert classes == [
+        ["car", "0.0", "100.0", "+100.0"],
+        ["cat", "66.7", "100.0", "+33.3"],
+        ["sky", "100.0", "100.0", "+0.0"],
+    ]
     assert "poor mask" in text
     text = shown(capsys, *arguments, *folders, "--why")
+    assert text.index("All PQ") < text.index("\npred\n")
     assert text.count("The worst pictures") == 1, "the better one has no bad picture"
 
 
@@ -432,7 +507,11 @@ def test_the_problems_of_all_predictions_are_told(
     assert json.loads((tmp_path / "o.json").read_text())["problems"]["count"] == 4
     (tmp_path / "o.json").unlink()
     text = shown(capsys, *both, "--lenient")
-    assert text.count("left out: 2 problems") == 2
+    assert text.splitlines()[0] == "compared 1 of 3 pictures"
+    measures = text[text.index("mIoU") :]
+    assert cells(measures, "pred")[1:3] == ["2 of 3", "63.3"], "cat 4 of 10, car 4 of 8, sky 8 of 8"
+    assert cells(measures, "other")[1] == "1 of 3"
+    assert text.count("left out or corrected: 2 problems") == 2
     assert "only pictures that all predictions have are compared; scored: pred 2, other 1" in " ".join(text.split())
 
 
@@ -466,6 +545,7 @@ def options_of(case: Case) -> dict[str, Sequence[object]]:
         "two": ("--gt", gt, "--pred", pred, "--pred", gt),
         "folder": (case.folder,),
         "gt": (gt,),
+        "map": (case.map("gt", 7),),
         "nothing": (case.folder / "nothing",),
         "nowhere": (case.folder / "no" / "x",),
         "new": (case.folder / "new",),
@@ -506,6 +586,11 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("files --json gt", ["gt.json is there already; give another --json file"]),
     ("files --report gt", ["gt.json is there already; give another --report file"]),
     ("files --per-picture gt", ["gt.json is there already; give another --per-picture file"]),
+    ("files --json -", ["- is no file's name", "give another --json file"]),
+    ("files --report -", ["- is no file's name", "give another --report file"]),
+    ("files --per-picture -", ["- is no file's name", "give another --per-picture file"]),
+    ("--gt gt --pred map", ["7.png is a picture or another binary file, no JSON", "--pred-folder"]),
+    ("--gt map --pred gt", ["7.png is a picture or another binary file, no JSON", "gt_folder"]),
     ("files --json nowhere", ["lies in no folder; give another --json file"]),
     ("files --json new --per-picture new", ["is the --json file too; give another --per-picture file"]),
     ("files --pred nothing", ["nothing is not there"]),
@@ -560,6 +645,15 @@ def test_a_reader_that_reads_no_further_takes_not_the_file(case: Case, monkeypat
     assert json.loads((case.folder / "o.json").read_text())["pictures"] == 3
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal, for this process and those it starts: background jobs are born ignoring it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_leaves_no_half_file(case: Case, tmp_path: Path) -> None:
     count = 40_000  # more than can be scored before the signal comes
@@ -580,8 +674,20 @@ def test_ctrl_c_leaves_no_half_file(case: Case, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 130, output
+    assert output.rstrip().endswith("stopped; nothing was written")
     assert "Traceback" not in output
     assert list(out.iterdir()) == []
+
+
+def test_what_was_written_before_a_stop_is_named(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thingstuff.evaluating.show", stop)
+    assert call(*files(case), "--json", case.folder / "o.json") == 130
+    assert capsys.readouterr().err == f"stopped; written: {case.folder / 'o.json'}\n"
 
 
 # In Python
@@ -638,6 +744,25 @@ def test_compare_wants_the_pictures_own_sums() -> None:
 def test_what_evaluate_refuses(arguments: tuple[Any, Any], options: dict[str, Any], said: str) -> None:
     with pytest.raises(ts.InputError, match=said):
         ts.evaluate(*arguments, **options)
+
+
+def test_what_is_neither_a_file_nor_maps(case: Case) -> None:
+    # as without the tests' own check of types
+    evaluate, compare = ts.evaluate.__wrapped__, ts.compare.__wrapped__
+    for gt, pred, said in (
+        (TRUTHS, [TRUTHS[0], 2, 3], r"pred holds at \[1\] what is of type int; give two JSON files, or two lists"),
+        (1, 2, "gt is of type int; give two JSON files"),
+        (TRUTHS, None, "pred is of type NoneType"),
+        (TRUTHS, {"a": TRUTHS}, "pred is of type dict"),
+    ):
+        with pytest.raises(ts.InputError, match=said):
+            evaluate(gt, pred)
+    with pytest.raises(ts.InputError, match=r"preds is of type list; give a dictionary by the predictions' names"):
+        compare(TRUTHS, [PREDICTIONS])
+    with pytest.raises(ts.InputError, match=r"pred_folders is of type str"):
+        compare("gt.json", {"a": "pred.json"}, pred_folders="pred")
+    with pytest.raises(ts.InputError, match="is a picture or another binary file, no JSON"):
+        ts.evaluate(case.folder / "gt.json", case.map("pred", 7))
 
 
 def test_evaluate_streams_and_tells_how_far_it_is(tmp_path: Path) -> None:
@@ -698,7 +823,7 @@ def test_two_hundred_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     text = shown(
         capsys, "evaluate", "--gt", tmp_path / "gt/panoptic.json", "--pred", tmp_path / "pred/panoptic.json", *options
     )
-    assert cells(text, "All") == ["All", "100.0", "100.0", "100.0", "200"]
+    assert cells(text, "All") == ["All", "100.0", "100.0", "100.0", "200", "200", "0", "0"]
     assert cells(text, "class 199")[1:4] == ["100.0"] * 3
     assert json.loads((tmp_path / "o.json").read_text())["per_class"][199]["category_id"] == 199 * 10**13
 
@@ -710,6 +835,23 @@ def test_measures_side_by_side() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert cells(text, "[b]") == ["[b]", *["100.0"] * 5]
     assert cells(text, "other") == ["other", "72.2", "83.3", "n/a", "n/a", "n/a"]
+
+
+def test_classes_of_several_predictions(case: Case) -> None:
+    fault(case)
+    fewer = ts.evaluate(*case.save(), lenient=True)
+    whole = ts.evaluate(TRUTHS, TRUTHS)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(classes_table({"a": whole, "b": fewer, "[c]": whole}))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    # in picture 8 the cat is void where it is predicted: 4 of 6 pixels match in one picture of two
+    assert cells(text, "cat") == ["cat", "100.0", "44.4", "100.0"]
+    assert text.index("│ cat") < text.index("│ car") < text.index("│ sky"), "in the order of the categories"
+    assert "each prediction over its own pictures" in text
+    nothing = ts.evaluate([NOTHING], [STUFF])
+    console.print(classes_table({"all": ts.evaluate([STUFF], [STUFF]), "none": nothing}))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert cells(text, "sea") == ["sea", "100.0", "n/a", "n/a"]
 
 
 def test_long_image_ids_in_all_outputs(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

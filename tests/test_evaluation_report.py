@@ -10,6 +10,7 @@ import error_scene
 from html_pages import Page, decoded
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import CAUSES, SegmentError
+from thingstuff.evaluation.error_tables import causes_in_words
 from thingstuff.evaluation.errors import CauseRow
 from thingstuff.evaluation.evaluator import Evaluator
 from thingstuff.evaluation.pairs import compare_maps
@@ -17,7 +18,7 @@ from thingstuff.evaluation.problems import Problem
 from thingstuff.evaluation_report import EvaluationReport, write_evaluation_report
 from thingstuff.panoptic import Panoptic, Segment
 from thingstuff.report import Example, RunReport, write_report
-from thingstuff.report_page import MEANINGS, causes_in_words, points
+from thingstuff.report_page import MEANINGS, points
 
 SECTIONS = ["result", "why", "classes", "worst", "again"]
 ALL = (None, None, "no segment at all")
@@ -57,7 +58,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 def test_it_has_its_sections_and_needs_nothing_beside_itself(page: Page):
     assert [section["id"] for section in page.all("section")] == SECTIONS
-    assert [link["href"] for link in page.all("a")] == [f"#{section}" for section in SECTIONS]
+    assert [link["href"] for link in page.all("a")] == [*(f"#{section}" for section in SECTIONS), "#worst-1"]
     for tag, attributes in page.tags:
         for name in ("src", "href", "data", "srcset"):
             assert (attributes.get(name) or "#").startswith(("data:image/", "#")), (tag, attributes)
@@ -112,8 +113,8 @@ def test_confusions_are_in_percent_of_the_labelled_pixels(page: Page):
     assert kinds == [
         ["things", "36.1", "0.0", "13.9"],  # 26, 0 and 10 of 72 squares: c's, of e 4, of g 6 are void
         ["stuff", "2.8", "47.2", "0.0"],
-        ["void", "0.0", "0.0", "0.0"],
     ]
+    assert ["ground truth", "as things", "as stuff", "as void"] in page.rows["why"]
     assert ["car", "dog", "8.33"] in page.rows["why"]
     assert ["dog", "void", "5.56"] in page.rows["why"]
     assert ["sky", "dog", "2.78"] in page.rows["why"]
@@ -124,7 +125,7 @@ def test_causes_by_class_can_be_sorted(page: Page):
     assert rows[0] == ["class", "kind", *CAUSES]
     assert [row[0] for row in rows[1:]] == ["dog", "car"], "sky has no unmatched segment"
     car = rows[2]
-    assert car[2] == "1+53.7"
+    assert car[2] == "1 / 0+53.7"
     assert [bool(cell) for cell in car[2:]] == [True, False, True, False, False, False, False]
     values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell][-7:]
     assert [bool(value) for value in values] == [bool(cell) for cell in car[2:]]
@@ -136,7 +137,7 @@ def test_the_worst_pictures_show_and_list_their_errors(page: Page):
     captions = [f"{what} of a<b>.jpg" for what in ("Picture", "Ground truth", "Prediction", "Errors")]
     assert [image["alt"] for image in page.all("img")] == captions
     assert [image.size for image in decoded(page)] == [(480, 240)] * 4
-    for entry in ("missed × 1", "wrong class × 2", "split × 3", "merged × 3"):
+    for entry in ("missed 1/0", "wrong class 1/1", "split 1/2", "merged 2/1", "dog × 5"):
         assert entry in page.text["worst"]
     rows = [row for row in page.rows["worst"] if len(row) == 6]
     assert rows[0] == ["cause", "segment", "with", "IoU", "pixels", "of the"]
@@ -146,6 +147,22 @@ def test_the_worst_pictures_show_and_list_their_errors(page: Page):
     assert len(rows) == 1 + len(error_scene.errors())
     areas = [int(row[4].replace(",", "")) for row in rows[1:]]
     assert areas == sorted(areas, reverse=True)
+
+
+def test_the_worst_pictures_are_listed_with_id_and_name_and_lead_to_what_is_shown(tmp_path: Path):
+    evaluation = error_scene.evaluation()
+    (row,) = evaluation.errors.worst
+    rows = tuple(replace(row, image_id=image_id) for image_id in (785, "b", 786))
+    listed = replace(evaluation, errors=replace(evaluation.errors, worst=rows))
+    shown = [worst(name="000785.jpg"), worst(name="b")]
+    page = Page(write_evaluation_report(tmp_path / "r.html", report(evaluation=listed, worst=shown)))
+    names = [row[0] for row in page.rows["worst"] if len(row) == 4]
+    assert names == ["picture", "785 · 000785.jpg", "b", "786"]
+    assert [link["href"] for link in page.all("a")][-2:] == ["#worst-1", "#worst-2"]
+    assert [article["id"] for article in page.all("article")] == ["worst-1", "worst-2"]
+    text = " ".join(page.text["worst"].split())
+    assert "000785.jpg image 785, PQ 25.0" in text
+    assert "b PQ 25.0" in text
 
 
 def test_the_errors_shown_are_those_given(tmp_path: Path):
@@ -173,7 +190,7 @@ def test_many_errors_are_cut_short_and_counted(tmp_path: Path):
     shown = Page(write_evaluation_report(tmp_path / "r.html", report(worst=[example])))
     assert len([row for row in shown.rows["worst"] if row[0] == "missed"]) == 30
     assert "and 10 smaller ones" in shown.text["worst"]
-    assert "missed × 40" in shown.text["worst"]
+    assert "missed 40/0" in shown.text["worst"]
 
 
 def test_a_perfect_prediction_has_nothing_to_explain(tmp_path: Path):
@@ -240,7 +257,7 @@ def test_the_report_of_a_run_says_why_too(tmp_path: Path, page: Page):
     shown = Page(write_report(tmp_path / "r.html", run_report()))
     sections = ["result", "why", "curves", "classes", "worst", "examples", "config", "again"]
     assert [section["id"] for section in shown.all("section")] == sections
-    assert [link["href"] for link in shown.all("a")] == [f"#{section}" for section in sections]
+    assert [link["href"] for link in shown.all("a")] == [*(f"#{section}" for section in sections), "#worst-1"]
     assert shown.rows["why"] == page.rows["why"]
     assert shown.rows["worst"] == page.rows["worst"]
     assert "mIoU" in shown.text["result"]

@@ -13,7 +13,7 @@ from rich.console import Console
 from thingstuff.errors import InputError
 from thingstuff.evaluation.counting import overlaps
 from thingstuff.evaluation.evaluator import evaluate
-from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQAccumulator, PQResult
+from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQAccumulator, PQResult, absent_note
 from thingstuff.evaluation.pq_files import score_files
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.evaluation.segments import ClassSums, Match, TruthSegment, match_segments
@@ -325,11 +325,17 @@ def test_the_table_speaks_in_percent() -> None:
         ["Stuff", "0.0", "0.0", "0.0", "1"],
     ]
     assert rows(per_class=True)[3:] == [
-        ["cat", "66.7", "66.7", "100.0", ""],
-        ["car", "n/a", "n/a", "n/a", ""],
-        ["sky", "0.0", "0.0", "0.0", ""],
-        ["sea", "n/a", "n/a", "n/a", ""],
+        ["cat", "66.7", "66.7", "100.0", "", "1", "0", "0"],
+        ["sky", "0.0", "0.0", "0.0", "", "0", "1", "1"],
     ]
+    assert rows(per_class=True)[:3] == [
+        ["All", "33.3", "33.3", "50.0", "2", "1", "1", "1"],
+        ["Things", "66.7", "66.7", "100.0", "1", "1", "0", "0"],
+        ["Stuff", "0.0", "0.0", "0.0", "1", "0", "1", "1"],
+    ]
+    assert str(result.table(per_class=True).caption) == "2 classes do not occur: car, sea"
+    assert absent_note(["sea"]) == "1 class does not occur: sea"
+    assert absent_note([]) == ""
 
 
 # Files

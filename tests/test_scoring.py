@@ -81,6 +81,7 @@ def test_all_measures_come_from_one_look(written: Path, model: PanopticModel, da
     ap = by_hand.result()
     assert sum(c.instances for c in ap.per_class) > 0
     assert result["ap"] == json.loads(json.dumps(ap.to_json()))
+    assert (result["pictures"], result["total_pictures"]) == (PICTURES, PICTURES)
     plain = ts.evaluate(truths, predictions, boundary=True)
     assert ts.Evaluation.from_json(result).pq == plain.pq
     assert ts.Evaluation.from_json(result).boundary == plain.boundary
@@ -113,7 +114,9 @@ def test_settings_change_the_model_and_a_split_is_named(
     assert (
         call("evaluate", folder, "--weights", weights, "--set", "thing_threshold=1", "--split", "train", "--why") == 0
     )
-    assert "The worst pictures" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.splitlines()[0] == "1 picture"
+    assert "The worst pictures" in text
     sure = evaluate_run(weights, str(folder), "train", changes={"thing_threshold": 1.0}, ap=True)
     assert sure.pictures == 1
     assert sure.ap is not None

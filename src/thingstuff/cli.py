@@ -182,7 +182,13 @@ def evaluate(
     given = locals()
     from thingstuff.evaluating import Request, run
 
-    run(Request(**given), _wide_console())
+    request = Request(**given)
+    try:
+        run(request, _wide_console())
+    except KeyboardInterrupt:
+        written = ", ".join(map(str, request.written))
+        print(f"stopped; {f'written: {written}' if written else 'nothing was written'}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @app.command()

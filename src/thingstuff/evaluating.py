@@ -19,13 +19,19 @@ from rich.markup import escape
 from thingstuff.display import counting
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import segment_errors
-from thingstuff.evaluation.evaluator import compare_evaluations, evaluate_pairs, read_prediction, read_truth
+from thingstuff.evaluation.evaluator import (
+    compare_evaluations,
+    evaluate_pairs,
+    read_prediction,
+    read_truth,
+    refuse_binary,
+)
 from thingstuff.evaluation.pq import Progress
-from thingstuff.evaluation.pq_files import ScoredPairs, scored_pairs
+from thingstuff.evaluation.pq_files import ADVICE, ScoredPairs, scored_pairs
 from thingstuff.evaluation.problems import EvaluationProblemsError, Problems
-from thingstuff.evaluation.result import measures_table
+from thingstuff.evaluation.result import classes_table, measures_table
 from thingstuff.evaluation_report import EvaluationReport, write_evaluation_report
-from thingstuff.io import Size, atomic_write, read_picture
+from thingstuff.io import Size, atomic_write, finite, read_picture
 from thingstuff.report_pictures import Example
 
 if TYPE_CHECKING:
@@ -40,6 +46,7 @@ Counting = Callable[[str], AbstractContextManager[Progress]]
 """Shows how far a piece of work is, given what it is."""
 _OF_A_MODEL = ("data", "weights", "split", "ap", "settings")
 _OF_PAIRS = ("gt", "pred", "gt_folder", "pred_folder")
+_OUTPUTS = ("json", "report", "per_picture")
 _OF_FILES = (*_OF_PAIRS, "instances", "pictures", "lenient", "like_panopticapi", "threads")
 
 
@@ -94,12 +101,14 @@ class Request:
 
     def _check_outputs(self) -> None:
         options: dict[Path, str] = {}
-        for name in ("json", "report", "per_picture"):
+        for name in _OUTPUTS:
             path: Path | None = getattr(self, name)
             if path is None:
                 continue
             wrong = None
-            if path.exists():
+            if str(path) == "-":
+                wrong = "is no file's name (nothing is written to a pipe)"
+            elif path.exists():
                 wrong = "is there already"
             elif not path.parent.is_dir():
                 wrong = "lies in no folder"
@@ -117,6 +126,7 @@ class Request:
             if not path.is_file():
                 wrong = "is a folder" if path.is_dir() else "is not there"
                 raise InputError(f"{path} {wrong}; give the path of a COCO panoptic JSON")
+            refuse_binary(path)
         for folder in (*([self.gt_folder] if self.gt_folder else []), *folders):
             if not folder.is_dir():
                 raise InputError(f"{folder} is no folder; give the folder of the PNGs")
@@ -134,12 +144,19 @@ class Request:
             raise InputError(f"{self.pictures} is no folder; give the folder of the pictures")
 
     @property
+    def written(self) -> list[Path]:
+        """Which of the files it asks for are there."""
+        paths: list[Path | None] = [getattr(self, name) for name in _OUTPUTS]
+        return [path for path in paths if path is not None and path.exists()]
+
+    @property
     def command(self) -> str:
-        """The command that scores so again."""
+        """The command that scores so again, and writes no file."""
         words = ["thingstuff", "evaluate", *([self.data] if self.data else [])]
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name == "data" or value in (None, False, option.default):
+            # what it wrote is there already, and pictures are for a report
+            if option.name in ("data", "pictures", *_OUTPUTS) or value in (None, False, option.default):
                 continue
             flag = _flag(option.name)
             values = value if isinstance(value, (list, tuple)) else [value]
@@ -149,10 +166,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Scores:
-    """Evaluations by the short names of their predictions, and their comparison where there are several."""
+    """Evaluations by the short names of their predictions, their comparison where there are several, and a report."""
 
     evaluations: "Mapping[str, Evaluation]"
-    comparison: "Comparison | None"
+    comparison: "Comparison | None" = None
+    report: EvaluationReport | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return them as plain JSON values; a single evaluation as it is."""
@@ -177,7 +195,8 @@ def run(request: Request, console: "Console") -> None:
             from thingstuff.model_evaluation import evaluate_as_asked
 
             with counting(console, "predicting") as progress:
-                scores = Scores({str(request.weights): evaluate_as_asked(request, progress)}, None)
+                evaluation, report = evaluate_as_asked(request, progress)
+                scores = Scores({str(request.weights): evaluation}, report=report)
     except EvaluationProblemsError as error:
         if request.json is not None:
             problems = {"scored": False, "problems": error.problems.to_json()}
@@ -185,28 +204,30 @@ def run(request: Request, console: "Console") -> None:
         raise
     try:
         if request.json is not None:
-            atomic_write(request.json, json.dumps(scores.to_json(), indent=1))
+            atomic_write(request.json, json.dumps(finite(scores.to_json()), indent=1, allow_nan=False))
+        if request.report is not None and scores.report is not None:
+            write_evaluation_report(request.report, scores.report)
     finally:  # a full disk takes not the tables, a reader that reads no further not the file
         show(console, scores, request.per_class, request.why)
 
 
 def evaluate_files(request: Request, counting: Counting) -> Scores:
-    """Score prediction files, and write the report and the sums per picture that a request asks for.
+    """Score prediction files, write the sums per picture that a request asks for, and make its report ready.
 
     Raises `InputError` as `evaluate` does; of several predictions, the problems of all are told.
     """
     names = short_names(tuple(request.pred or ()))
-    evaluations, faulty = {}, []
+    evaluations, faulty, report = {}, [], None
     for position, name in enumerate(names):
         try:
             with counting("comparing" if len(names) == 1 else f"comparing {name}") as progress:
-                evaluations[name] = _evaluate_one(request, position, progress)
+                evaluations[name], report = _evaluate_one(request, position, progress)
         except EvaluationProblemsError as error:
             faulty.append(error)
     if faulty:
         raise faulty[0] if len(faulty) == 1 else _joined(faulty)
     if len(names) == 1:
-        return Scores(evaluations, None)
+        return Scores(evaluations, report=report)
     with counting("resampling") as progress:
         return Scores(evaluations, compare_evaluations(evaluations, progress=progress))
 
@@ -225,11 +246,17 @@ def short_names(paths: tuple[Path, ...]) -> tuple[str, ...]:
 
 
 def show(console: "Console", scores: Scores, per_class: bool = False, why: bool = False) -> None:
-    """Print the tables of an evaluation, or of several side by side, and what was left out or noted.
+    """Print how many pictures there are, the tables of an evaluation, and what was left out or noted.
 
-    Of several, each one's own tables are printed where `per_class` or `why` asks for more.
+    Of several, the comparison comes first, then each one's own tables where `per_class` or `why` asks for more.
     """
     several = scores.comparison is not None
+    console.print(_pictures(scores), highlight=False, markup=False)
+    if scores.comparison is not None:
+        console.print(scores.comparison.table())
+        if per_class:
+            console.print(classes_table(scores.evaluations))
+        console.print(measures_table(scores.evaluations))
     for name, evaluation in scores.evaluations.items():
         if several and (per_class or why or evaluation.left_out):
             console.print(f"\n{name}", style="bold", highlight=False, markup=False)
@@ -243,14 +270,23 @@ def show(console: "Console", scores: Scores, per_class: bool = False, why: bool 
             console.print(table)
         if evaluation.left_out:
             problems = Problems(evaluation.left_out)
-            head = f"left out: {problems.count()}" if problems.grave else "to note:"
+            head = f"left out or corrected: {problems.count()}" if problems.grave else "to note:"
             console.print(f"{head}\n{problems.text()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _pictures(scores: Scores) -> str:
+    """Say how many pictures were scored, or compared, of how many."""
+    total = max(evaluation.total for evaluation in scores.evaluations.values())
     if scores.comparison is not None:
-        console.print(scores.comparison.table())
-        console.print(measures_table(scores.evaluations))
+        taken, what = scores.comparison.pictures, "compared"
+    else:
+        (evaluation,) = scores.evaluations.values()
+        taken, what = evaluation.pictures, "scored"
+    everything = f"{total:,} picture{'s' * (total != 1)}"
+    return everything if taken == total else f"{what} {taken:,} of {everything}"
 
 
-def _evaluate_one(request: Request, position: int, progress: Progress) -> "Evaluation":
+def _evaluate_one(request: Request, position: int, progress: Progress) -> "tuple[Evaluation, EvaluationReport | None]":
     assert request.gt is not None
     assert request.pred is not None
     folder = request.pred_folder[position] if request.pred_folder else None
@@ -267,18 +303,18 @@ def _evaluate_one(request: Request, position: int, progress: Progress) -> "Evalu
     )
     with closing(pairs):
         evaluation = evaluate_pairs(pairs, request.boundary, request.instances, request.per_picture, request.lenient)
-        if request.report is not None:
-            worst, lacking = _worst(pairs, evaluation, request.pictures)
-            report = EvaluationReport(
-                title=f"{request.pred[position]} against {request.gt}",
-                command=request.command,
-                categories=pairs.categories,
-                evaluation=evaluation,
-                worst=worst,
-                notes={"pictures": _lacking_note(lacking)} if lacking else {},
-            )
-            write_evaluation_report(request.report, report)
-    return evaluation
+        if request.report is None:
+            return evaluation, None
+        worst, lacking = _worst(pairs, evaluation, request.pictures)
+    report = EvaluationReport(
+        title=f"{request.pred[position]} against {request.gt}",
+        command=request.command,
+        categories=pairs.categories,
+        evaluation=evaluation,
+        worst=worst,
+        notes={"pictures": _lacking_note(lacking)} if lacking else {},
+    )
+    return evaluation, report
 
 
 def _worst(pairs: ScoredPairs, evaluation: "Evaluation", pictures: Path | None) -> tuple[list[Example], dict[str, str]]:
@@ -321,4 +357,5 @@ def _joined(errors: list[EvaluationProblemsError]) -> EvaluationProblemsError:
     """Put the problems of several predictions together."""
     heading = "\n".join(str(error).splitlines()[0] for error in errors)
     problems = Problems(problem for error in errors for problem in error.problems)
-    return EvaluationProblemsError(heading, problems, "--lenient scores what can be scored")
+    mendable = all(str(error).endswith(ADVICE) for error in errors)
+    return EvaluationProblemsError(heading, problems, ADVICE if mendable else "")

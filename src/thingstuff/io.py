@@ -4,6 +4,7 @@ Letters: H W pixels of a picture.
 """
 
 import json
+import math
 import os
 import re
 import secrets
@@ -122,6 +123,15 @@ def field_fault(entry: Any, expected: Mapping[str, Kind]) -> str | None:
         if not kind.holds(entry[key]):
             return f"{key} {entry[key]!r:.60} is not {kind.name}; correct it"
     return None
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for numbers that JSON cannot hold, such as infinity."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def atomic_write(path: str | Path, content: str | bytes) -> None:

@@ -11,7 +11,7 @@ from thingstuff.evaluating import EXAMPLES, Request
 from thingstuff.evaluation.picture_sums import picture_lines
 from thingstuff.evaluation.pq import Progress
 from thingstuff.evaluation.result import Evaluation
-from thingstuff.evaluation_report import EvaluationReport, write_evaluation_report
+from thingstuff.evaluation_report import EvaluationReport
 from thingstuff.models.base import PanopticModel
 from thingstuff.scoring import evaluate_model, make_examples, refuse_other_categories, worst_positions
 
@@ -35,24 +35,24 @@ def evaluate_run(
     return evaluate_model(model, dataset, progress=progress, boundary=boundary, ap=ap)
 
 
-def evaluate_as_asked(request: Request, progress: Progress | None = None) -> Evaluation:
-    """Score the model of a request, and write the report and the sums per picture it asks for; see `evaluate_run`."""
+def evaluate_as_asked(request: Request, progress: Progress | None = None) -> tuple[Evaluation, EvaluationReport | None]:
+    """Score the model of a request, write the sums per picture it asks for, and make its report; see `evaluate_run`."""
     assert request.data is not None
     assert request.weights is not None
     changes = parse_overrides(list(request.settings or ()))
     model, data = _opened(request.weights, request.data, request.split, changes)
     with picture_lines(request.per_picture) as lines:
         result = evaluate_model(model, data, progress=progress, boundary=request.boundary, ap=request.ap, lines=lines)
-    if request.report is not None:
-        report = EvaluationReport(
-            title=f"{request.weights} on {request.split} of {request.data}",
-            command=request.command,
-            categories=data.categories,
-            evaluation=result,
-            worst=make_examples(model, data, worst_positions(data, result)[:EXAMPLES]),
-        )
-        write_evaluation_report(request.report, report)
-    return result
+    if request.report is None:
+        return result, None
+    report = EvaluationReport(
+        title=f"{request.weights} on {request.split} of {request.data}",
+        command=request.command,
+        categories=data.categories,
+        evaluation=result,
+        worst=make_examples(model, data, worst_positions(data, result)[:EXAMPLES]),
+    )
+    return result, report
 
 
 def _opened(weights: Path, data: str, split: str, changes: Mapping[str, Any]) -> tuple[PanopticModel, CocoPanoptic]:

@@ -1,15 +1,12 @@
 """What the pages of a run and of an evaluation have in common: templates, numbers in words, causes, writing."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from thingstuff.error_pictures import CAUSE_COLOURS
 from thingstuff.errors import InputError
-from thingstuff.evaluation.causes import CAUSES, SegmentError
+from thingstuff.evaluation.error_tables import causes_in_words
 from thingstuff.evaluation.errors import ErrorReport
 from thingstuff.evaluation.problems import KINDS, Problem, Problems
 from thingstuff.io import atomic_write
@@ -31,6 +28,8 @@ _CONFUSIONS_LISTED = 12
 
 def render(template: str, **values: Any) -> str:
     """Fill in a template of the package."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # most commands that load this write no report
+
     environment = Environment(
         loader=PackageLoader("thingstuff"),
         autoescape=True,
@@ -74,12 +73,6 @@ def points(gain: float | None) -> str:
     """Return a rise as percentage points with a sign, "n/a" for None."""
     # + 0.0: what rounds to nothing has no minus to show
     return "n/a" if gain is None else f"{round(100 * gain, 1) + 0.0:+.1f}"
-
-
-def causes_in_words(errors: Iterable[SegmentError]) -> str:
-    """Return how many errors there are of each cause, in the order of `CAUSES`."""
-    counts = Counter(error.cause for error in errors)
-    return ", ".join(f"{counts[cause]} {cause}" for cause in CAUSES if counts[cause])
 
 
 def why_values(errors: ErrorReport) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from thingstuff.drawing import overlay
 from thingstuff.error_pictures import CAUSE_COLOURS, error_overlay
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import SegmentError
+from thingstuff.evaluation.error_tables import cause_counts
 from thingstuff.panoptic import Color, Panoptic, Segment
 
 # What the pictures of a page may weigh together; base64 makes 4 of 3, and the page is to stay below 5 MB.
@@ -40,11 +41,11 @@ class Example:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """A class or a cause in one image: its colour, its name, and its segments (None: stuff, which has one)."""
+    """A class or a cause in one image: its colour and name, and how many segments there are, in words."""
 
     name: str
     color: Color
-    count: int | None
+    count: str
 
 
 @dataclass(frozen=True)
@@ -148,15 +149,14 @@ def _legend(panoptic: Panoptic) -> list[LegendEntry]:
     categories = panoptic.categories
     labels = [s.label for s in panoptic.segments]
     return [
-        LegendEntry(name, color, labels.count(label) if categories.things[label] else None)
+        LegendEntry(name, color, f"× {labels.count(label)}" if categories.things[label] else "")
         for label, (name, color) in enumerate(zip(categories.names, categories.colors, strict=True))
         if label in labels
     ]
 
 
 def _cause_legend(errors: Sequence[SegmentError]) -> list[LegendEntry]:
-    counts = Counter(error.cause for error in errors)
-    return [LegendEntry(cause, color, counts[cause]) for cause, color in CAUSE_COLOURS.items() if counts[cause]]
+    return [LegendEntry(cause, CAUSE_COLOURS[cause], counted) for cause, counted in cause_counts(errors).items()]
 
 
 def _error_lines(example: Example) -> list[ErrorLine]:

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
+from math import inf
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,9 @@ class ErrorReport:
                 ),
                 "thing_stuff": tuple(map(tuple, data["thing_stuff"])),
                 "confusions": tuple(Confusion(**row) for row in data["confusions"]),
-                "worst": tuple(WorstPicture(**{**row, "errors": _errors(row["errors"])}) for row in data["worst"]),
+                "worst": tuple(
+                    WorstPicture(**{**_of_json(row, "pq"), "errors": _errors(row["errors"])}) for row in data["worst"]
+                ),
             }
             return cls(**{**data, **fields})
         except (KeyError, TypeError) as error:
@@ -149,7 +152,12 @@ class ErrorReport:
 
 
 def _errors(rows: Iterable[Mapping[str, Any]]) -> tuple[SegmentError, ...]:
-    return tuple(SegmentError(**{**row, "partners": tuple(row["partners"])}) for row in rows)
+    return tuple(SegmentError(**{**_of_json(row, "iou"), "partners": tuple(row["partners"])}) for row in rows)
+
+
+def _of_json(row: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    # the command writes null for what JSON cannot hold: an IoU that a stated area makes infinite
+    return {**row, key: inf} if row[key] is None else row
 
 
 class ErrorAccumulator:

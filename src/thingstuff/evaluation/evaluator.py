@@ -1,5 +1,6 @@
 """All measures of a prediction in one pass, from files or in memory, and several predictions side by side."""
 
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,11 +13,11 @@ from thingstuff.evaluation.average_precision import APResult, InstanceAccumulato
 from thingstuff.evaluation.comparing import Comparison, compare_sums
 from thingstuff.evaluation.errors import ErrorAccumulator
 from thingstuff.evaluation.instance_files import instances_from_results
-from thingstuff.evaluation.miou import SemanticAccumulator
+from thingstuff.evaluation.miou import ClassPixels, SemanticAccumulator
 from thingstuff.evaluation.pairs import compare_maps
 from thingstuff.evaluation.picture_sums import PictureLines, PictureSums, picture_lines
 from thingstuff.evaluation.pq import PQAccumulator, Progress
-from thingstuff.evaluation.pq_files import ScoredPairs, scored_pairs
+from thingstuff.evaluation.pq_files import ADVICE, ScoredPairs, scored_pairs
 from thingstuff.evaluation.problems import EvaluationProblemsError, Problem, ProblemFile, Problems
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.evaluation.segments import ScoredPicture
@@ -40,8 +41,9 @@ class Evaluator:
         self.categories = categories
         self._pq = PQAccumulator(categories, keep=False)
         self._boundary = PQAccumulator(categories, keep=False) if boundary else None
-        self._semantic = SemanticAccumulator(categories)
-        self._errors = ErrorAccumulator(categories, worst)
+        self._pixels = ClassPixels(categories)
+        self._semantic = SemanticAccumulator(categories, self._pixels)
+        self._errors = ErrorAccumulator(categories, worst, self._pixels)
         self._sums = PictureSums(categories)
         self._lines = lines
 
@@ -51,19 +53,26 @@ class Evaluator:
         if self._boundary is not None:
             assert picture.boundary is not None
             self._boundary.add_matches(picture.image_id, picture.boundary)
+        self._pixels.add(picture)
         self._semantic.add(picture)
         self._errors.add(picture)
         self._sums.add(picture)
         if self._lines is not None:
             self._lines.add(picture)
 
-    def result(self, ap: APResult | None = None, left_out: Sequence[Problem] = ()) -> Evaluation:
-        """Return the result over the pictures so far, with what was measured and told elsewhere."""
+    def result(
+        self, ap: APResult | None = None, left_out: Sequence[Problem] = (), total: int | None = None
+    ) -> Evaluation:
+        """Return the result over the pictures so far, with what was measured and told elsewhere.
+
+        `total` are the pictures of the ground truth, those so far if not given.
+        """
         pq = self._pq.result()
         boundary = self._boundary.result() if self._boundary is not None else None
         left = tuple(left_out)
         errors, worst = self._errors.result(pq), self._errors.worst_pictures()
-        return Evaluation(pq, self._semantic.result(), errors, boundary, ap, left, self._sums, worst)
+        total = pq.pictures if total is None else total
+        return Evaluation(pq, self._semantic.result(), errors, total, boundary, ap, left, self._sums, worst)
 
 
 def evaluate(
@@ -89,6 +98,7 @@ def evaluate(
     `per_picture` streams every picture's sums to a new file, a JSON line each. `threads` defaults to all cores.
     `progress` is told (pictures done, of how many). Of lists, areas are counted; what speaks of files is refused there.
     """
+    refuse_other_sources({"gt": gt, "pred": pred})
     if not isinstance(gt, str | Path) and not isinstance(pred, str | Path):
         if gt_folder or pred_folder or like_panopticapi or lenient or instances or threads:
             alone = "folders, like_panopticapi, lenient, instances and threads"
@@ -96,9 +106,38 @@ def evaluate(
         return _evaluate_maps(gt, pred, boundary, per_picture, progress)
     if not isinstance(gt, str | Path) or not isinstance(pred, str | Path):
         raise InputError("give two JSON files, or two lists of Panoptic")
+    for path in (gt, pred):
+        refuse_binary(path)
     how = {"lenient": lenient, "like_panopticapi": like_panopticapi, "boundary": boundary}
     with closing(scored_pairs(gt, pred, gt_folder, pred_folder, **how, threads=threads, progress=progress)) as pairs:
         return evaluate_pairs(pairs, boundary, instances, per_picture, lenient)
+
+
+def refuse_other_sources(sources: Mapping[str, object]) -> None:
+    """Raise `InputError` for an argument, given by its name, that is neither a JSON's path nor a list of maps."""
+    for name, source in sources.items():
+        if isinstance(source, str | Path):
+            continue
+        strange = f"is of type {type(source).__name__}"
+        if isinstance(source, Sequence):
+            kinds = [(i, type(entry).__name__) for i, entry in enumerate(source) if not isinstance(entry, Panoptic)]
+            if not kinds:
+                continue
+            strange = "holds at [{}] what is of type {}".format(*kinds[0])
+        raise InputError(f"{name} {strange}; give two JSON files, or two lists of Panoptic")
+
+
+def refuse_binary(path: str | Path) -> None:
+    """Raise `InputError` where a file is a picture, or anything else that is no text, in the place of a JSON."""
+    if not Path(path).is_file():  # said in other words, where it is opened
+        return
+    with Path(path).open("rb") as file:
+        head = file.read(16)
+    if head.startswith((BOM_UTF8, BOM_UTF16_LE, BOM_UTF16_BE)):  # text, of whichever encoding
+        return
+    if b"\0" in head or head[:1] >= b"\x80":
+        folder = "the PNGs' folder is gt_folder or pred_folder (--gt-folder, --pred-folder)"
+        raise InputError(f"{path} is a picture or another binary file, no JSON; give a COCO panoptic JSON: {folder}")
 
 
 def evaluate_pairs(
@@ -123,19 +162,22 @@ def evaluate_pairs(
         if things is not None and instances is not None:
             _add_instances(things, Path(instances), pairs.problems, lenient)
             ap = things.result()
-    return evaluator.result(ap, tuple(pairs.problems))
+    return evaluator.result(ap, tuple(pairs.problems), pairs.total)
 
 
 def _add_instances(things: InstanceAccumulator, path: Path, problems: Problems, lenient: bool) -> None:
     faults: list[str] = []
-    for image_id, found in instances_from_results(path, things.categories, things.sizes, faults).items():
+    instances = instances_from_results(path, things.categories, things.sizes, faults)
+    for image_id, found in instances.items():
         things.add_encoded(image_id, found)
     tell = ProblemFile(problems, path)
     for fault in faults:
         tell("faulty instance", fault.removeprefix(f"{path}: "))
     if faults and not lenient:
         heading = f"{path} cannot be scored: {problems.count()}"
-        raise EvaluationProblemsError(heading, problems, "--lenient scores what can be scored")
+        raise EvaluationProblemsError(heading, problems, ADVICE)
+    if not instances:
+        tell("no instances", f"its list has {'no entry that can be used' if faults else 'no entry'}")
 
 
 def read_truth(picture: ScoredPicture, path: Path, categories: Categories) -> Panoptic:
@@ -207,6 +249,7 @@ def compare(
     Each is scored as by `evaluate`, which says what the other arguments are; `resamples` times the pictures are drawn
     with replacement, the same for all predictions. Raises `InputError` as `evaluate` does, for the first faulty one.
     """
+    _refuse_other_names({"preds": preds, "pred_folders": pred_folders or {}})
     folders = pred_folders or {}
     strange = [name for name in folders if name not in preds]
     if strange:
@@ -225,6 +268,13 @@ def compare(
             progress=progress,
         )
     return ComparedPredictions(evaluations, compare_evaluations(evaluations, resamples, seed))
+
+
+def _refuse_other_names(arguments: Mapping[str, object]) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Mapping):
+            own = type(value).__name__
+            raise InputError(f"{name} is of type {own}; give a dictionary by the predictions' names: {{'a': ...}}")
 
 
 def compare_evaluations(

@@ -15,10 +15,11 @@ _NAME = {"name": Kind("a text", lambda v: type(v) is str and v != "")}
 
 @dataclass(frozen=True)
 class FileCategories:
-    """The usable classes of a ground truth, and the ids of those that are listed with a fault and left out."""
+    """The usable classes of a ground truth; ids listed with a fault and left out; ids whose name is a stand-in."""
 
     categories: Categories
     faulty: frozenset[int]
+    renamed: frozenset[int]
 
 
 def read_categories(entries: Sequence[Any], problem: ProblemFile) -> FileCategories:
@@ -37,23 +38,25 @@ def read_categories(entries: Sequence[Any], problem: ProblemFile) -> FileCategor
             problem("duplicate category", f"{at}: id {entry['id']} stands twice")
         else:
             usable[entry["id"]] = (entry, _colour(entry, colour, at, problem))
-    rows = _named([(i, entry) for i, (entry, _) in usable.items()], problem)
+    names, renamed = _named([(i, entry) for i, (entry, _) in usable.items()], problem)
     things = tuple(bool(entry["isthing"]) for entry, _ in usable.values())
     if usable and len({*things}) == 1:
         problem("one kind of classes", f"the categories have no {'stuff' if things[0] else 'things'}")
     colours = tuple(colour for _, colour in usable.values())
-    return FileCategories(Categories(rows, things, tuple(usable), colours), frozenset(faulty))
+    return FileCategories(Categories(names, things, tuple(usable), colours), frozenset(faulty), renamed)
 
 
-def compare_categories(entries: Iterable[Any], categories: Categories, problem: ProblemFile) -> None:
+def compare_categories(entries: Iterable[Any], classes: FileCategories, problem: ProblemFile) -> None:
     """Tell `problem` which ids of a prediction's own `categories` mean something else in the ground truth."""
+    categories = classes.categories
     for entry in entries:
         category_id = entry.get("id") if isinstance(entry, dict) else None
         label = categories.label_of.get(category_id) if type(category_id) is int else None
         if label is None:
             continue
         own = (categories.names[label], int(categories.things[label]))
-        name = entry.get("name", own[0])
+        # a name that stands in for none, or for one that comes twice, is ours alone
+        name = own[0] if category_id in classes.renamed else entry.get("name", own[0])
         other = (clean(name) if isinstance(name, str) else name, entry.get("isthing", own[1]))
         if other != own:
             texts = [f"{shown(name)} with isthing {shown(isthing)}" for name, isthing in (other, own)]
@@ -72,8 +75,12 @@ def _colour(entry: Mapping[str, Any], spare: Color, at: str, problem: ProblemFil
     return spare
 
 
-def _named(rows: Sequence[tuple[int, Mapping[str, Any]]], problem: ProblemFile) -> tuple[str, ...]:
+def _named(
+    rows: Sequence[tuple[int, Mapping[str, Any]]], problem: ProblemFile
+) -> tuple[tuple[str, ...], frozenset[int]]:
+    """Return a name of its own for each class, and the ids of those to which the file gives none."""
     names: list[str] = []
+    renamed: set[int] = set()
     given = {entry.get("name") for _, entry in rows if field_fault(entry, _NAME) is None}
     for category_id, entry in rows:
         fault, name = field_fault(entry, _NAME), entry.get("name")
@@ -86,5 +93,6 @@ def _named(rows: Sequence[tuple[int, Mapping[str, Any]]], problem: ProblemFile) 
             name = f"{name}'"
         if fault is not None:
             problem("category name", f"category {category_id}: {fault}")
+            renamed.add(category_id)
         names.append(clean(str(name)))
-    return tuple(names)
+    return tuple(names), frozenset(renamed)

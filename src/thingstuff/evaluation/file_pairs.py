@@ -37,6 +37,9 @@ _FLAG = {"iscrowd": Kind("0 or 1", lambda v: type(v) in (int, bool) and v in (0,
 CALLS = 3
 """Of loops over pixels that a pair needs: two maps read, their pairs of ids counted."""
 _FEW = 10  # unlisted ids of a picture that are told one by one
+# Of so many ids of a map, next to none listed, it is a photograph; a sample spares the other maps the counting.
+_MANY = 10_000
+_SAMPLE, _MANY_OF_SAMPLE = 1024, 128
 
 
 class SideFiles(NamedTuple):
@@ -47,7 +50,7 @@ class SideFiles(NamedTuple):
 
 
 class PairPaths(NamedTuple):
-    """Where a picture's two maps lie, and its own file name where the ground truth's `images` has one."""
+    """Where a picture's two maps lie, and its own file name where the ground truth's `images` has a usable one."""
 
     truth: Path
     prediction: Path
@@ -87,20 +90,24 @@ class PairComparison:
         else:
             prediction.read(pair.prediction)
         _check_sizes(truth, prediction, pair.size)
-        picture = self._compared(truth, prediction)
-        if picture is None:
+        picture = None
+        if truth.usable and prediction.usable:
+            picture = self._compared(truth, prediction)
+        else:
             truth.check(truth.areas())
             prediction.check(prediction.areas())
         return ComparedPair(pair.image_id, picture, problems, len(truth.infos), len(prediction.infos))
 
     def _compared(self, truth: "_Side", prediction: "_Side") -> ScoredPicture | None:
-        if truth.ids is None or prediction.ids is None or not (truth.fits and prediction.fits):
-            return None
+        assert truth.ids is not None
+        assert prediction.ids is not None
         maps = truth.ids, prediction.ids
         shared = overlaps(*maps)
         areas = segment_areas(shared)
         truth.check(areas[0])
         prediction.check(areas[1])
+        if not (truth.fits and prediction.fits):
+            return None
         voided = truth.voided(areas[0]), prediction.voided(areas[1])
         if any(voided):
             maps = _blanked(truth.ids, voided[0]), _blanked(prediction.ids, voided[1])
@@ -108,6 +115,11 @@ class PairComparison:
             areas = segment_areas(shared)
         predictions = {i: segment.category_id for i, segment in prediction.segments.items()}
         return scored(truth.image_id, maps, truth.segments, predictions, shared, areas, self.boundary)
+
+
+def picture_name(name: object) -> str | None:
+    """Return a picture's file name as `images` has it, None where it is none or leads out of any folder."""
+    return name if isinstance(name, str) and not leads_out(name) else None
 
 
 def scored(
@@ -146,7 +158,7 @@ class _Side:
 
     def read(self, annotation: Entry) -> None:
         """Take the picture's entry apart and read its map."""
-        entry = entry_of(annotation.text, self._files.json)
+        entry = entry_of(annotation.text, self._files.json, self.image_id)
         faults = {name: field_fault(entry, {name: kind}) for name, kind in _ANNOTATION.items()}
         for fault in filter(None, faults.values()):
             self.problem("faulty annotation", f"annotations[{annotation.position}]: {fault}")
@@ -154,7 +166,7 @@ class _Side:
             self.infos = entry["segments_info"]
         if faults["file_name"]:
             return
-        if _leads_out(entry["file_name"]):
+        if leads_out(entry["file_name"]):
             message = f"annotations[{annotation.position}]: file_name {shown(entry['file_name'])}"
             self.problem("outside the folder", message)
             return
@@ -167,7 +179,11 @@ class _Side:
             kind = "unreadable map" if os.path.isfile(path) else "missing map"
             self.of_map(kind, str(error).removeprefix(f"{path} "))
             return
-        if not faults["segments_info"]:
+        if faults["segments_info"]:
+            return
+        if reason := _no_map(ids, self._listed()):
+            self.of_map("unreadable map", reason)
+        else:
             self.ids = ids
 
     def check_size(self, wanted: Size | None, of: str) -> None:
@@ -176,15 +192,28 @@ class _Side:
             self.fits = False
             self.of_map("wrong size", f"is {_differing(self.ids.shape, wanted)} {of}")
 
+    @property
+    def usable(self) -> bool:
+        """Whether there is a map of the right size."""
+        return self.ids is not None and self.fits
+
     def areas(self) -> Mapping[int, int] | None:
         """Count the pixels of each id, without the other side; None where there is no map of the right size."""
         return segment_areas(overlaps(self.ids, self.ids))[0] if self.ids is not None and self.fits else None
 
     def check(self, areas: Mapping[int, int] | None) -> None:
         """Sort out the segments, given the pixels of each id in the map where that can be read."""
+        faultless = self._faultless(areas) if areas is not None else None
+        if faultless is not None:
+            self.segments = faultless
+            return
+        if areas is not None and _swapped(areas, self._listed()):
+            message = "holds ids that are listed only with red and blue swapped: is it written as BGR?"
+            self.of_map("unreadable map", message)
+            self.fits, areas = False, None
         listed: set[int] = set()
         for position, info in enumerate(self.infos):
-            segment_id, segment = self._sound(info, areas or {}, listed) or self._mended(position, info, areas, listed)
+            segment_id, segment = self._mended(position, info, areas, listed)
             if segment_id is not None:
                 listed.add(segment_id)
             if segment_id is not None and segment is not None:
@@ -192,25 +221,34 @@ class _Side:
         if areas is not None:
             self._check_listed(areas, listed)
 
+    def _listed(self) -> set[int]:
+        """Return the ids that `segments_info` lists, of those that a map can hold."""
+        ids = (info.get("id") for info in self.infos if isinstance(info, dict))
+        return {i for i in ids if type(i) is int and 0 < i <= LARGEST_ID}
+
     def voided(self, areas: Mapping[int, int]) -> list[int]:
         """Return the ids in the map that are no usable segment."""
         return [segment_id for segment_id in areas if segment_id and segment_id not in self.segments]
 
-    def _sound(self, info: Any, areas: Mapping[int, int], listed: Collection[int]) -> tuple[int, TruthSegment] | None:
-        """Return a segment that has no fault at a quick look; almost all are such, and there may be millions."""
-        if type(info) is not dict:
+    def _faultless(self, areas: Mapping[int, int]) -> dict[int, TruthSegment] | None:
+        """Return the segments where a quick look at all of them at once finds no fault, as in almost every picture."""
+        counted = {i: area for i, area in areas.items() if i}
+        try:
+            ids, classes = [info["id"] for info in self.infos], [info["category_id"] for info in self.infos]
+            if self.is_truth:
+                stated, crowds = [info["area"] for info in self.infos], [info["iscrowd"] for info in self.infos]
+            else:
+                stated = [info.get("area", counted.get(i)) for i, info in zip(ids, self.infos, strict=True)]
+                crowds = [0] * len(ids)
+            same = len(ids) == len(counted) and dict(zip(ids, stated, strict=True)) == counted
+            known = self._classes.categories.label_of.keys() >= {*classes} and {*crowds} <= {0, 1}
+        except (KeyError, TypeError):
+            return None  # who looks at one after the other has words for it
+        # True and 1.0 are equal to 1, but not what a file should hold
+        if not same or not known or not {*map(type, (*ids, *classes, *stated, *crowds))} <= {int}:
             return None
-        segment_id, category_id, iscrowd = info.get("id"), info.get("category_id"), info.get("iscrowd")
-        if type(segment_id) is not int or type(category_id) is not int or segment_id in listed or segment_id <= 0:
-            return None
-        area = areas.get(segment_id)
-        known = area is not None and category_id in self._classes.categories.label_of
-        exact = type(info.get("area")) is int and info["area"] == area
-        if self.is_truth:
-            exact = exact and type(iscrowd) is int and iscrowd in (0, 1)
-        else:
-            exact, iscrowd = exact or "area" not in info, 0
-        return (segment_id, TruthSegment(category_id, area, iscrowd == 1)) if area and known and exact else None
+        rows = zip(ids, classes, stated, crowds, strict=True)
+        return {i: TruthSegment(category_id, area, crowd == 1) for i, category_id, area, crowd in rows}
 
     def _mended(
         self, position: int, info: Any, areas: Mapping[int, int] | None, listed: Collection[int]
@@ -291,13 +329,37 @@ class _Side:
             self.of_map("unlisted id", message, segment_id)
 
     def _number(self, value: object, field: str, segment_id: int | None = None) -> int | None:
-        """Return a whole number, also one that is written as text; None for anything else."""
+        """Return a whole number, also one that is written as text or as 3.0; None for anything else."""
         if type(value) is int:
             return value
+        if type(value) is float and value.is_integer():
+            self.problem("number written otherwise", f"{field} is written as {value!r}", segment_id)
+            return int(value)
         if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > 18:
             return None
-        self.problem("number as text", f"{field} {value!r} is text", segment_id)
+        self.problem("number written otherwise", f"{field} {value!r} is text", segment_id)
         return int(value)
+
+
+def _no_map(ids: Int32[np.ndarray, "H W"], listed: Collection[int]) -> str | None:
+    """Say where a PNG can only be a picture: so many ids that pairs of them would fill the memory."""
+    flat = ids.reshape(-1)
+    if len({*flat[:: max(1, flat.size // _SAMPLE)].tolist()}) < _MANY_OF_SAMPLE:
+        return None
+    present = np.zeros(LARGEST_ID + 1, dtype=np.bool_)
+    present[flat] = True
+    count, known = int(np.count_nonzero(present[1:])), int(np.count_nonzero(present[list(listed)]))
+    if count <= _MANY or known > count / 100:
+        return None
+    of_them = f"{known:,}" if known else "none"
+    return f"holds {count:,} ids, {of_them} of them listed: is it a picture, or are the channels swapped?"
+
+
+def _swapped(areas: Iterable[int], listed: Collection[int]) -> bool:
+    """Whether the ids of a map are those of its JSON with red and blue swapped."""
+    other = {i: (i & 255) << 16 | i & 0xFF00 | i >> 16 for i in areas if i}
+    turned = {i: swapped for i, swapped in other.items() if i != swapped}
+    return bool(turned) and all(i not in listed and swapped in listed for i, swapped in turned.items())
 
 
 def _check_sizes(truth: _Side, prediction: _Side, stated: Size | None) -> None:
@@ -318,7 +380,8 @@ def _blanked(ids: Int32[np.ndarray, "H W"], voided: Iterable[int]) -> Int32[np.n
     return np.where(np.isin(ids, list(voided)), np.int32(0), ids).astype(np.int32)
 
 
-def _leads_out(name: str) -> bool:
+def leads_out(name: str) -> bool:
+    """Whether a file name of a JSON leads out of the folder it is to be looked up in, on any system."""
     if not any(sign in name for sign in "/\\:") and name != "..":
         return False
     # a data set is moved between systems, so that both ways to write a path count on each

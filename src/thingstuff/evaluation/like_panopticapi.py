@@ -1,7 +1,9 @@
 """Two COCO panoptic files as panopticapi takes them: what it takes in silence is scored, where it fails we refuse."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +13,9 @@ from jaxtyping import Int32
 from thingstuff.data.coco import id_faults
 from thingstuff.errors import InputError, raise_problems
 from thingstuff.evaluation.counting import overlaps
-from thingstuff.evaluation.file_pairs import CALLS, PairPaths, SideFiles, scored
+from thingstuff.evaluation.file_pairs import CALLS, PairPaths, SideFiles, picture_name, scored
 from thingstuff.evaluation.pq import Progress
-from thingstuff.evaluation.problems import Problems
+from thingstuff.evaluation.problems import ProblemFile, Problems
 from thingstuff.evaluation.segments import ImageId, ScoredPicture, TruthSegment, segment_areas
 from thingstuff.evaluation.threads import in_order, thread_count
 from thingstuff.io import read_id_map, read_json, read_sections
@@ -40,7 +42,7 @@ class PairsLikePanopticapi:
     """Iterates over the pictures of two files, compared, in the order of the ground truth's annotations.
 
     Raises `InputError` where panopticapi raises: at once or as it comes to the picture. An image id may come twice, and
-    categories that are not listed may occur in the ground truth's segments. `problems` stays empty.
+    categories that are not listed may occur in the ground truth's segments. `problems` holds notes alone.
     """
 
     def __init__(
@@ -62,25 +64,42 @@ class PairsLikePanopticapi:
         self.total = len(self._pairs)
 
     def __iter__(self) -> Iterator[ScoredPicture]:
+        self.problems = Problems()
         compiled_loops(CALLS * self.total)
         for done, picture in enumerate(in_order(self._compared, self._pairs, self._threads), 1):
             if self._progress:
                 self._progress(done, self.total)
+            self._note_infinite(picture)
             yield picture
 
     def paths(self, image_id: ImageId) -> PairPaths:
         """Return where a picture's two maps lie, and its file name where the ground truth's `images` has one."""
-        pair = next((pair for pair in reversed(self._pairs) if pair.image_id == image_id), None)
+        pair = self._pair_of.get(image_id)
         if pair is None:
             raise InputError(f"image {image_id!r} is not in {self._truth_json}; give the image_id of an annotation")
-        images = read_json(self._truth_json).get("images")
-        entries = images if isinstance(images, list) else []
-        names = [entry.get("file_name") for entry in entries if isinstance(entry, dict) and entry.get("id") == image_id]
-        return PairPaths(pair.truth_map, pair.map, names[0] if names else None)
+        return PairPaths(pair.truth_map, pair.map, picture_name(self._names.get(image_id)))
 
     def close(self) -> None:
         """Let go of the pictures."""
         self._pairs = []
+
+    @cached_property
+    def _pair_of(self) -> dict[ImageId, _Pair]:
+        # of an image id that comes twice the last counts, as in results per picture
+        return {pair.image_id: pair for pair in self._pairs}
+
+    @cached_property
+    def _names(self) -> dict[ImageId, object]:
+        images = read_json(self._truth_json).get("images")
+        entries = [entry for entry in images if isinstance(entry, dict)] if isinstance(images, list) else []
+        return {entry["id"]: entry.get("file_name") for entry in entries if isinstance(entry.get("id"), int | str)}
+
+    def _note_infinite(self, picture: ScoredPicture) -> None:
+        for match in picture.matches.matched:
+            if math.isinf(match.iou):
+                message = "its stated area leaves no union: panopticapi's IoU is infinite there"
+                note = ProblemFile(self.problems, self._truth_json, picture.image_id)
+                note("infinite IoU", message, match.truth_id)
 
     def _compared(self, pair: _Pair) -> ScoredPicture:
         maps = pair.maps()

@@ -23,12 +23,14 @@ _TEXT = Kind("a text", lambda v: type(v) is str and v != "")
 _IMAGE_FIELDS = {"height": _SIDE, "width": _SIDE, "file_name": _TEXT}
 _DIGITS = re.compile("[0-9]+")
 _ROWS = 1000  # written at once
-# `key` is the image id as JSON, so that 12 and "12" differ; `number` is "12" for both
+_NAMED = 3  # maps named twice, and pictures of each, that are told
+# `key` is the image id as JSON, so that 12 and "12" differ; `number` is "12" for both; `name` is an annotation's
+# file_name as JSON, for which any half of a character is text
 _SCHEMA = """
 CREATE TABLE {} (position INTEGER PRIMARY KEY, key TEXT, number TEXT, offset INTEGER, length INTEGER,
-                 height INTEGER, width INTEGER)
+                 height INTEGER, width INTEGER, name TEXT)
 """
-_INSERT = "INSERT INTO {} VALUES (?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO {} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _LACKING = "SELECT a.position, a.key FROM {} a WHERE NOT EXISTS (SELECT 1 FROM {} b WHERE b.key = a.key)"
 
 
@@ -102,7 +104,9 @@ class PictureIndex:
 
     def _name(self, table: str, image_id: ImageId) -> str | None:
         for offset, length in self._rows(f"SELECT offset, length FROM {table} WHERE key = ?", json.dumps(image_id)):
-            name = entry_of(self._text(table, offset, length), self._paths[table]).get("file_name")
+            field = "id" if table == "images" else "image_id"
+            entry = entry_of(self._text(table, offset, length), self._paths[table], image_id, field)
+            name = entry.get("file_name")
             return name if isinstance(name, str) else None
         return None
 
@@ -128,7 +132,7 @@ class PictureIndex:
         self._fill(elements, {"annotations": "predictions"}, {"categories": own}, self._prediction)
         if "predictions" in self._empty:
             self._prediction("empty list", "the list of annotations is empty")
-        compare_categories(own, self.classes.categories, self._prediction)
+        compare_categories(own, self.classes, self._prediction)
         self._drop_duplicates("predictions", "duplicate prediction", self._prediction)
 
     def _fill(
@@ -167,6 +171,7 @@ class PictureIndex:
         for at, key in self._rows(_LACKING.format("truths", "images") + " ORDER BY a.position"):
             message = f"annotations[{at}] is of a picture that is not in images"
             self._truth("annotation without picture", message, image_id=json.loads(key))
+        self._note_shared_maps("truths", self._truth)
 
     def _join_prediction(self) -> None:
         self._pair_text_and_numbers("predictions", "annotations", self._prediction)
@@ -175,6 +180,7 @@ class PictureIndex:
         for at, key in self._rows(strangers):
             message = f"annotations[{at}] is for a picture that is not in {self._paths['truths']}"
             self._prediction("unknown picture", message, image_id=json.loads(key))
+        self._note_shared_maps("predictions", self._prediction)
 
     def _drop_duplicates(self, table: str, kind: str, problem: ProblemFile) -> None:
         section = "images" if table == "images" else "annotations"
@@ -185,6 +191,24 @@ class PictureIndex:
         for at, key, first in self._rows(f"SELECT t.position, t.key, d.first {later} ORDER BY t.position"):
             problem(kind, f"{section}[{at}] is of the same picture as {section}[{first}]", image_id=json.loads(key))
         self._change(f"DELETE FROM {table} WHERE position IN (SELECT t.position {later})")
+
+    def _note_shared_maps(self, table: str, problem: ProblemFile) -> None:
+        """Tell of maps that several pictures have: it may be meant, and it may be a slip that no pixel shows."""
+        shared = f"FROM {table} WHERE name IS NOT NULL GROUP BY name HAVING COUNT(*) > 1"
+        ((count,),) = self._rows(f"SELECT COUNT(*) FROM (SELECT name {shared})")
+        if not count:
+            return
+        first = f"SELECT name, COUNT(*) {shared} ORDER BY MIN(position) LIMIT {_NAMED}"
+        texts = [f"{shown(json.loads(name))} for {self._pictures(table, name, n)}" for name, n in self._rows(first)]
+        if count > len(texts):
+            texts.append(f"and {count - len(texts):,} more")
+        maps = "1 map is" if count == 1 else f"{count:,} maps are"
+        problem("shared map", f"{maps} named more than once: {'; '.join(texts)}")
+
+    def _pictures(self, table: str, name: str, count: int) -> str:
+        keys = self._rows(f"SELECT key FROM {table} WHERE name = ? ORDER BY position LIMIT {_NAMED}", name)
+        ids = ", ".join(shown(json.loads(key)) for (key,) in keys)
+        return f"images {ids}" + (f" and {count - _NAMED:,} more" if count > _NAMED else "")
 
     def _pair_text_and_numbers(self, table: str, section: str, problem: ProblemFile) -> None:
         """Give entries without an annotation the image id of the one that differs from theirs in its type alone."""
@@ -224,13 +248,13 @@ class PictureIndex:
             raise _no_room(error) from None
 
 
-def entry_of(text: bytes, path: Path) -> Mapping[str, Any]:
-    """Read an entry that was read before. Raises `InputError` where its file has changed since."""
+def entry_of(text: bytes, path: Path, image_id: ImageId, field: str = "image_id") -> Mapping[str, Any]:
+    """Read an entry that was read before, of a picture. Raises `InputError` where its file has changed since."""
     try:
         entry = json.loads(text)
     except ValueError:
         entry = None
-    if not isinstance(entry, dict):
+    if not isinstance(entry, dict) or not _same(entry.get(field), image_id):
         raise InputError(f"{path} has changed since it was opened; wait until it is written, then score again")
     return entry
 
@@ -244,17 +268,32 @@ def _row(element: Element, problem: ProblemFile) -> tuple[object, ...] | None:
     if fault:
         problem(kind, f"{at}: {fault}")
         return None
-    image_id, height, width = entry[field], None, None
+    image_id, height, width, name = entry[field], None, None, None
     if of_images:
         faults = {name: field_fault(entry, {name: needed}) for name, needed in _IMAGE_FIELDS.items()}
         for fault in filter(None, faults.values()):
             problem(kind, f"{at}: {fault}", image_id=image_id)
         if not faults["height"] and not faults["width"]:
             height, width = entry["height"], entry["width"]
-    number = str(image_id)
-    if type(image_id) is str:
-        number = image_id.lstrip("0") or "0" if _DIGITS.fullmatch(image_id) else ""
-    return element.position, json.dumps(image_id), number or None, element.offset, element.length, height, width
+    elif field_fault(entry, {"file_name": _TEXT}) is None:
+        name = json.dumps(entry["file_name"])
+    key, number = json.dumps(image_id), _number(image_id)
+    return element.position, key, number, element.offset, element.length, height, width, name
+
+
+def _number(image_id: ImageId) -> str | None:
+    """Return an image id without its type, None where it is no number."""
+    if type(image_id) is int:
+        return str(image_id)
+    text = str(image_id)
+    return text.lstrip("0") or "0" if _DIGITS.fullmatch(text) else None
+
+
+def _same(found: object, image_id: ImageId) -> bool:
+    """Whether an image id is the one of the picture, be it text on one side."""
+    if type(found) is type(image_id) and found == image_id:
+        return True
+    return isinstance(found, int | str) and _number(found) == _number(image_id) is not None
 
 
 def _no_room(error: sqlite3.Error) -> InputError:

@@ -20,6 +20,7 @@ from jaxtyping import Float64, Int64, UInt64
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import CAUSES, segment_errors
 from thingstuff.evaluation.segments import ImageId, ScoredPicture
+from thingstuff.io import finite
 from thingstuff.panoptic import Categories
 
 SPOOL_BYTES = 64 * 2**20
@@ -112,7 +113,7 @@ class PictureLines:
         found = [error.cause for error in segment_errors(picture)]
         causes = {cause: found.count(cause) for cause in CAUSES if cause in found}
         line = {"image_id": picture.image_id, "pq": picture.matches.pq, "classes": classes, "causes": causes}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(json.dumps(finite(line), allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Flush to disk and give the file its name; an `OSError` (disk full) comes through and leaves no file."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
+from math import inf
 from operator import add
 from typing import TYPE_CHECKING, Any
 
@@ -104,24 +105,38 @@ class PQResult:
         """Read what `to_json` returned. Raises `InputError` where a field is missing or wrong."""
         keys = ("category_id", "name", "isthing", "iou", "tp", "fp", "fn")
         try:
-            per_class = [ClassPQ(**{key: entry[key] for key in keys}) for entry in data["per_class"]]
+            rows = [{key: entry[key] for key in keys} for entry in data["per_class"]]
+            # JSON has no infinity: the command writes null, where a stated area leaves no union (like panopticapi)
+            per_class = [ClassPQ(**{**row, "iou": inf if row["iou"] is None else row["iou"]}) for row in rows]
             unlisted = {e["category_id"]: ClassSums(e["iou"], e["tp"], e["fp"], e["fn"]) for e in data["unlisted"]}
             return cls.of(per_class, data["pictures"], unlisted)
         except (KeyError, TypeError) as error:
             raise InputError(f"no PQ result: {error!r}; give what to_json() returned") from None
 
     def table(self, per_class: bool = False) -> "Table":
-        """Return a table for the terminal: All, Things, Stuff (and every class) in percent, "n/a" where none occurs."""
+        """Return a table for the terminal: All, Things, Stuff in percent, "n/a" where none occurs.
+
+        With `per_class` every class that occurs, with its TP, FP and FN; the others are named below the table.
+        """
         from rich.table import Column, Table
         from rich.text import Text
 
-        table = Table("", *(Column(name, justify="right") for name in ("PQ", "SQ", "RQ", "N")))
-        for name, mean in (("All", self.all), ("Things", self.things), ("Stuff", self.stuff)):
-            table.add_row(name, *map(_percent, (mean.pq, mean.sq, mean.rq)), str(mean.classes))
+        headers = ("PQ", "SQ", "RQ", "N", *(("TP", "FP", "FN") if per_class else ()))
+        table = Table("", *(Column(name, justify="right") for name in headers))
+        for name, mean, kinds in (
+            ("All", self.all, (True, False)),
+            ("Things", self.things, (True,)),
+            ("Stuff", self.stuff, (False,)),
+        ):
+            sums = _counts(c for c in self.per_class if c.isthing in kinds) if per_class else ()
+            table.add_row(name, *map(_percent, (mean.pq, mean.sq, mean.rq)), str(mean.classes), *sums)
         if per_class:
             table.add_section()
             for c in self.per_class:
-                table.add_row(Text(c.name), *map(_percent, (c.pq, c.sq, c.rq)), "")
+                if c.pq is not None:
+                    table.add_row(Text(c.name), *map(_percent, (c.pq, c.sq, c.rq)), "", *_counts([c]))
+            table.caption = Text(absent_note([c.name for c in self.per_class if c.pq is None]))
+            table.caption_justify = "left"
         return table
 
 
@@ -159,6 +174,18 @@ class PQAccumulator:
         per_class = [ClassPQ(i, name, thing, **asdict(self._sums.get(i, ClassSums()))) for i, name, thing in rows]
         unlisted = {i: sums for i, sums in self._sums.items() if i not in self.categories.label_of}
         return PQResult.of(per_class, self._pictures, unlisted)
+
+
+def absent_note(names: Sequence[str]) -> str:
+    """Name the classes that occur neither in ground truth nor in a prediction; empty where there is none."""
+    if not names:
+        return ""
+    return f"{len(names)} class{' does' if len(names) == 1 else 'es do'} not occur: {', '.join(names)}"
+
+
+def _counts(results: Iterable[ClassPQ]) -> tuple[str, str, str]:
+    rows = tuple(results)
+    return str(sum(c.tp for c in rows)), str(sum(c.fp for c in rows)), str(sum(c.fn for c in rows))
 
 
 def _percent(value: float | None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from thingstuff.errors import InputError
-from thingstuff.evaluation.file_pairs import CALLS, PairComparison, PairPaths, SideFiles
+from thingstuff.evaluation.file_pairs import CALLS, PairComparison, PairPaths, SideFiles, picture_name
 from thingstuff.evaluation.like_panopticapi import PairsLikePanopticapi
 from thingstuff.evaluation.picture_index import PictureIndex
 from thingstuff.evaluation.pq import PQAccumulator, Progress
@@ -16,6 +16,9 @@ from thingstuff.evaluation.threads import in_order, thread_count
 from thingstuff.io import map_folder
 from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Categories
+
+ADVICE = "--lenient scores what can be scored"
+"""Stands under problems that a lenient evaluation gets over."""
 
 
 @runtime_checkable
@@ -60,8 +63,8 @@ def scored_pairs(
     """
     if lenient and like_panopticapi:
         raise InputError("lenient and like_panopticapi are two ways to take faulty files; choose one of them")
-    truth = SideFiles(Path(gt), map_folder(gt, gt_folder, "gt_folder"))
-    prediction = SideFiles(Path(pred), map_folder(pred, pred_folder, "pred_folder"))
+    truth = SideFiles(Path(gt), map_folder(gt, gt_folder, "gt_folder, --gt-folder"))
+    prediction = SideFiles(Path(pred), map_folder(pred, pred_folder, "pred_folder, --pred-folder"))
     if like_panopticapi:
         return PairsLikePanopticapi(truth, prediction, boundary, threads, progress)
     return FilePairs(truth, prediction, lenient, boundary, threads, progress)
@@ -122,17 +125,18 @@ class FilePairs:
     def __iter__(self) -> Iterator[ScoredPicture]:
         self.problems = Problems(self._of_files)
         compiled_loops(CALLS * self.total)
-        annotated = predicted = scored = 0
+        annotated = predicted = usable = 0
         for done, pair in enumerate(in_order(self._compare, self._index, self._threads), 1):
             for problem in pair.problems:
                 self.problems.add(problem)
             annotated, predicted = annotated + pair.annotated, predicted + pair.predicted
             if self._progress:
                 self._progress(done, self.total)
-            if pair.picture is not None and (self._lenient or not self.problems.grave):
-                scored += 1
-                yield pair.picture
-        self._finish(annotated, predicted, scored)
+            if pair.picture is not None:
+                usable += 1
+                if self._lenient or not self.problems.grave:
+                    yield pair.picture
+        self._finish(annotated, predicted, usable)
 
     def paths(self, image_id: ImageId) -> PairPaths:
         """Return where a picture's two maps lie, and its file name where the ground truth's `images` has one.
@@ -143,19 +147,19 @@ class FilePairs:
         if truth is None or prediction is None:
             lacking = self._truth.json if truth is None else self._prediction.json
             raise InputError(f"image {image_id!r} is not in {lacking}; give the image_id of a scored picture")
-        return PairPaths(self._truth.maps / truth, self._prediction.maps / prediction, picture)
+        return PairPaths(self._truth.maps / truth, self._prediction.maps / prediction, picture_name(picture))
 
     def close(self) -> None:
         """Let go of the files."""
         self._index.close()
 
-    def _finish(self, annotated: int, predicted: int, scored: int) -> None:
+    def _finish(self, annotated: int, predicted: int, usable: int) -> None:
         if self.total and not annotated:
             ProblemFile(self.problems, self._truth.json)("nothing annotated", "no picture has a segment")
         if annotated and not predicted:
             ProblemFile(self.problems, self._prediction.json)("nothing predicted", "no picture has a segment")
         heading = f"{self._prediction.json} cannot be scored against {self._truth.json}: {self.problems.count()}"
-        if self._lenient and not (scored and annotated):
+        if self._lenient and not (usable and annotated):
             raise EvaluationProblemsError(f"{heading}, nothing is left to score", self.problems)
         if not self._lenient and self.problems.grave:
-            raise EvaluationProblemsError(heading, self.problems, "--lenient scores what can be scored")
+            raise EvaluationProblemsError(heading, self.problems, ADVICE if usable and annotated else "")

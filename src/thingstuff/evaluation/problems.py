@@ -23,7 +23,9 @@ class ProblemKind(NamedTuple):
 
 _KINDS = (
     ProblemKind("empty list", "a list without entries; write the files anew", "scores what is left"),
-    ProblemKind("faulty category", "a class without usable id or isthing; correct it", "leaves it out"),
+    ProblemKind(
+        "faulty category", "a class without usable id or isthing; correct it", "leaves it out: its segments are void"
+    ),
     ProblemKind("category name", "a class without a name of its own; give it one", "names it by its id"),
     ProblemKind("duplicate category", "a category id that comes twice; keep one", "takes the first"),
     ProblemKind(
@@ -63,13 +65,18 @@ _KINDS = (
         "outside the folder", "a file_name that leads out of the folder of maps; correct it", "leaves the picture out"
     ),
     ProblemKind("missing map", "a PNG that is not there; put it there or correct file_name", "leaves the picture out"),
+    ProblemKind("shared map", "a PNG named for more than one picture; check that it is meant", "scores it", note=True),
     ProblemKind("unreadable map", "a file that holds no segment ids; write it anew", "leaves the picture out"),
     ProblemKind(
         "wrong size", "a map of another size; predict and label at the picture's own size", "leaves the picture out"
     ),
     ProblemKind("faulty segment", "a segment without a usable id; correct it", "makes its pixels void"),
     ProblemKind("duplicate segment", "a segment id that comes twice in a picture; keep one", "takes the first"),
-    ProblemKind("number as text", "a number in quotation marks; write it without", "reads it as the number"),
+    ProblemKind(
+        "number written otherwise",
+        "a number in quotation marks or with a point; write it as a whole number",
+        "reads it as the number",
+    ),
     ProblemKind("faulty category_id", "a segment without a usable category_id; correct it", "makes its pixels void"),
     ProblemKind(
         "unknown category",
@@ -78,6 +85,12 @@ _KINDS = (
     ),
     ProblemKind("faulty iscrowd", "a ground-truth segment without iscrowd 0 or 1; add it", "takes it for 0"),
     ProblemKind("wrong area", "an area that is not that in the map; correct the JSON", "counts in the map"),
+    ProblemKind(
+        "infinite IoU",
+        "a stated area so wrong that PQ is infinite, panopticapi's too; correct it",
+        "counts in the map",
+        note=True,
+    ),
     ProblemKind("unlisted id", "an id in a map that segments_info lacks; list it or paint it 0", "makes it void"),
     ProblemKind(
         "segment without pixels", "a listed segment that is not in its map; remove it or mend the map", "leaves it out"
@@ -85,6 +98,7 @@ _KINDS = (
     ProblemKind("faulty instance", "a scored instance that cannot be used; correct it", "leaves it out"),
     ProblemKind("nothing annotated", "a ground truth without any segment", "refuses it too"),
     ProblemKind("nothing predicted", "a prediction without any segment", "scores it: a PQ of 0", note=True),
+    ProblemKind("no instances", "scored instances without a single one", "scores them: an AP of 0", note=True),
 )
 KINDS = {kind.name: kind for kind in _KINDS}
 """Every kind by its name, in the order of listings."""
