@@ -21,7 +21,8 @@ from thingstuff.config import parse_overrides
 from thingstuff.display import TrainingDisplay
 from thingstuff.errors import InputError
 from thingstuff.io import atomic_write
-from thingstuff.runs import RESULT, evaluate_run, make_config, read_config, train_run
+from thingstuff.model_evaluation import evaluate_run
+from thingstuff.runs import RESULT, make_config, read_config, train_run
 
 GROUPS = ("all", "things", "stuff")
 

@@ -15,7 +15,7 @@ ALLOWED_SPDX = {
 ALLOWED_NAMES = {
     "apache", "apache 2.0", "apache license", "apache license 2.0", "apache software license", "bsd", "bsd license",
     "bsd 3-clause license", "3-clause bsd license", "boost software license 1.0 (bsl-1.0)", "cmu license (mit-cmu)",
-    "historical permission notice and disclaimer (hpnd)", "isc license", "isc license (iscl)", "mit license",
+    "freebsd", "historical permission notice and disclaimer (hpnd)", "isc license", "isc license (iscl)", "mit license",
     "mozilla public license 2.0 (mpl 2.0)", "python software foundation license", "the unlicense (unlicense)",
     "zlib/libpng license",
 }  # fmt: skip
