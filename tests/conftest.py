@@ -1,6 +1,8 @@
 """Shapes in signatures are enforced while the tests run."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -28,3 +30,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared data sets are not here")
     return folder
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as in a terminal, for this process and those it starts: background jobs are born ignoring it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

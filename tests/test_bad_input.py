@@ -793,14 +793,6 @@ def test_it_can_be_gone_through_twice_and_tells_how_far_it_is(case: Case) -> Non
         assert told == [(1, 3), (2, 3), (3, 3)] * 2
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT as in a terminal, for this process and those it starts: background jobs are born ignoring it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_an_interruption_stops_at_once(case: Case) -> None:
     paths = many(case, 300)

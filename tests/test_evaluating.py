@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -643,14 +643,6 @@ def test_a_reader_that_reads_no_further_takes_not_the_file(case: Case, monkeypat
     monkeypatch.setattr("thingstuff.evaluating.show", gone)
     assert call(*files(case), "--json", case.folder / "o.json") != 0
     assert json.loads((case.folder / "o.json").read_text())["pictures"] == 3
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """SIGINT as in a terminal, for this process and those it starts: background jobs are born ignoring it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
