@@ -221,7 +221,7 @@ WITH_MODELS = {
     "models", "weights", "backbone_weights", "detr_weights", "panoptic_fcn_weights", "importing", "checkpoint",
     "pretrained", "predicting", "optim", "recipes", "resuming",
     "memory", "reproduce", "reproduce_folder", "reproduce_plans", "scoring", "stages", "stopping", "training",
-    "transfer", "runs", "model_evaluation",
+    "transfer", "runs", "model_evaluation", "filling",
 }  # fmt: skip
 TABLES = {"published", "tables", "reproduced"}
 REPORTS = {"report", "evaluation_report", "report_pictures"}
@@ -244,6 +244,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "drawing": {"errors", "panoptic", "io"},
     "data": CORE | FILES | {"boxes"},
     "convert": CORE | FILES,
+    "checking": CORE | FILES | {"evaluation", "checking"},
+    "checking_command": CORE | FILES | {"evaluation", "checking", "display"},
+    **dict.fromkeys(("showing", "show_pages"), CORE | FILES | {"evaluation", "checking", "report_page"}),
     "evaluation": CORE | FILES | {"evaluation", "loops"},
     "error_pictures": CORE | FILES | {"evaluation"},
     **dict.fromkeys(("report_page", "report_pictures"), CORE | FILES | {"evaluation", "error_pictures"}),
@@ -260,10 +263,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         | TABLES
         | REPORTS
         | WITH_MODELS
-        | {"evaluation", "coco_categories", "restricted_pickle", "evaluating"},
+        | {"evaluation", "coco_categories", "restricted_pickle", "evaluating", "checking"},
     ),
 }
-ANYTHING = {"cli", "demo"}  # commands: nothing but another command imports them
+ANYTHING = {"cli", "cli_data", "demo"}  # commands: nothing but another command imports them
 # Convenience methods of the types that users hold; each imports on use, so that the module stays light.
 LAZILY = {
     "panoptic": {"thingstuff.drawing.overlay", "thingstuff.io.write_coco_panoptic"},
