@@ -1,5 +1,6 @@
 """The formats that can be read, and which of them a path holds."""
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
@@ -58,7 +59,7 @@ def open_source(path: Path, format: str | None = None, options: SourceOptions | 
         entry, reason = FORMATS[format], "named by --from"
     else:
         raise InputError(f"--from {format}: no such format; there are {', '.join(FORMATS)}")
-    return _reader(entry).open_source(path, reason, options)
+    return replace(_reader(entry).open_source(path, reason, options), path=path.resolve())
 
 
 def _recognised(path: Path) -> tuple[Format, str]:

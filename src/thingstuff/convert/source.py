@@ -113,7 +113,8 @@ class Source:
 
     `reason` says why this was taken for the format. `read` gives a picture's labels, in any process (a function of a
     module, or a frozen dataclass with `__call__`), and raises `InputError` that names file, field and remedy. `header`
-    is what COCO's JSON carries beside its lists (info, licenses). `notes` say what was left aside in words.
+    is what COCO's JSON carries beside its lists (info, licenses). `notes` say what was left aside in words. `path` is
+    what was opened (`formats.open_source` fills it in).
     """
 
     format: str
@@ -123,6 +124,7 @@ class Source:
     read: Callable[[SourcePicture], SourceLabels]
     header: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    path: Path | None = None
 
 
 @dataclass(frozen=True)

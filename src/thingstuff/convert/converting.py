@@ -1,0 +1,321 @@
+"""Conversion to COCO panoptic: labels read and painted over cores, maps and pictures written, then the JSONs.
+
+Every picture is written down when it is done, so that a run that was stopped goes on, and pictures that are new or
+whose labels were changed are all that a later run converts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thingstuff.convert.classes import ClassPlan, ClassRules, plan_classes
+from thingstuff.convert.conversion_report import ConversionReport, report_of
+from thingstuff.convert.dataset_files import write_data_set
+from thingstuff.convert.ledger import FOLDER, Done, Ledger, fingerprint, stamp
+from thingstuff.convert.painting import (
+    Filler,
+    Overlap,
+    Painted,
+    PaintReport,
+    PaintRules,
+    areas_and_boxes,
+    paint,
+    with_background,
+)
+from thingstuff.convert.picture_links import place_picture
+from thingstuff.convert.pool import in_processes
+from thingstuff.convert.source import Source, SourceClass, SourceLabels, SourcePicture
+from thingstuff.convert.splits import SplitRules
+from thingstuff.errors import InputError, raise_problems
+from thingstuff.io import check_picture_size, write_id_map
+from thingstuff.panoptic import Categories
+
+FILLED = "filled"
+"""The mark in `segments_info` of a segment that a model drew."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ConvertRules:
+    """How labels become a data set; see `thingstuff convert --help`."""
+
+    classes: ClassRules = field(default_factory=ClassRules)
+    overlap: Overlap = Overlap.SMALLER_ON_TOP
+    min_area: int = 0
+    """Segments with fewer pixels become void."""
+    splits: SplitRules = field(default_factory=SplitRules)
+    drop_filled: bool = False
+    """Leave out what a model filled in before."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a conversion came to: the folder, what is to be told, and how many pictures were there already."""
+
+    out: Path
+    report: ConversionReport
+    jsons: tuple[Path, ...]
+    earlier: int
+
+
+class _Task(NamedTuple):
+    picture: SourcePicture
+    split: str
+    image_id: int | str
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A picture's way from labels to a map, in any process; returns what is wrong in words where it cannot be done."""
+
+    read: Callable[[SourcePicture], SourceLabels]
+    rules: PaintRules
+    drop_filled: bool
+
+    def __call__(self, task: _Task) -> "_Drawn | str":
+        picture = task.picture
+        try:
+            labels = self.read(picture)
+            check_picture_size(picture.picture, labels.size)
+            if self.drop_filled:
+                kept = tuple(o for o in labels.objects if FILLED not in o.marks)
+                labels = labels._replace(objects=kept)
+            painted, report = paint(labels, self.rules)
+        except InputError as error:
+            text = str(error)
+            named = any(str(path) in text for path in (picture.picture, *picture.labels))
+            return text if named else f"{(picture.labels or (picture.picture,))[0]}: {picture.key}: {text}"
+        return _Drawn(task, painted, report, labels.notes)
+
+
+class _Drawn(NamedTuple):
+    task: _Task
+    painted: Painted
+    report: PaintReport
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """Writes a painted picture's files and returns its entry for the ledger."""
+
+    out: Path
+    copy: bool
+    background: str | None
+    categories: Categories
+
+    def __call__(self, drawn: _Drawn) -> Done:
+        task, painted = drawn.task, drawn.painted
+        if self.background is not None:
+            painted = with_background(painted, self.background, self.categories)
+        picture, map_name = _names(task)
+        (self.out / map_name).parent.mkdir(parents=True, exist_ok=True)
+        write_id_map(self.out / map_name, painted.ids)
+        place_picture(task.picture.picture, self.out / picture, self.copy)
+        measured = areas_and_boxes(painted.ids, [s.id for s in painted.segments])
+        segments: list[dict[str, Any]] = []
+        for segment, (area, box) in zip(painted.segments, measured, strict=True):
+            entry = {"id": segment.id, "category_id": segment.name, "area": area, "bbox": list(box)}
+            segments.append({**entry, "iscrowd": int(segment.iscrowd), **segment.marks})
+        height, width = painted.ids.shape
+        image = {**task.picture.extra, "id": task.image_id, "file_name": _inner(picture)}
+        return Done(
+            task.picture.key,
+            fingerprint(task.picture),
+            task.split,
+            picture,
+            map_name,
+            stamp(self.out / map_name),
+            {**image, "width": width, "height": height},
+            segments,
+            {
+                "overlaps": [[*pair, n] for pair, n in drawn.report.overlaps.items()],
+                "dropped": [[*what, n] for what, n in drawn.report.dropped.items()],
+                "notes": list(drawn.notes),
+                "void": int(np.count_nonzero(painted.ids == 0)),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class _WorkAndFinish:
+    """Both in one process, where nothing has to happen between."""
+
+    work: _Work
+    finish: _Finish
+
+    def __call__(self, task: _Task) -> Done | str:
+        drawn = self.work(task)
+        return drawn if isinstance(drawn, str) else self.finish(drawn)
+
+
+def convert(
+    source: Source,
+    out: Path,
+    rules: ConvertRules | None = None,
+    *,
+    filler: Filler | None = None,
+    copy: bool = False,
+    skip_broken: bool = False,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Conversion:
+    """Write a source as COCO panoptic: OUT/{split}/, OUT/panoptic_{split}/ and OUT/panoptic_{split}.json.
+
+    Pictures are linked, or copied with `copy`. `filler` gives segments to what nobody labelled. `workers` defaults to
+    all cores; `progress` is told (pictures done, of how many). Called again, it converts what is new or was changed.
+    Raises `InputError` that lists the pictures that cannot be converted (`skip_broken` leaves them out), and where the
+    folder is in use, a class is not there, or rules contradict.
+    """
+    rules = rules or ConvertRules()
+    _check(source, rules, filler)
+    ledger = Ledger(out, _settings(source, rules, filler, copy))
+    plan, tasks = _prepare(source, rules, filler, ledger, overwrite)
+    todo = [task for task in tasks if not ledger.current(task.picture, task.split)]
+    problems = _work_off(source, rules, plan, ledger, todo, filler, copy, workers, _counter(progress, tasks, todo))
+    broken = {task.picture.key for task in todo if task.picture.key in problems}
+    if broken and (not skip_broken or len(broken) == len(tasks)):
+        remedy = "" if skip_broken else ", or leave them out with --skip-broken"
+        heading = f"{len(broken)} of {len(tasks)} pictures cannot be converted; mend them and run this again{remedy}:"
+        raise_problems(list(problems.values()), heading)
+    converted = [ledger.done[task.picture.key] for task in tasks if task.picture.key not in broken]
+    own = {*plan.names.values()}
+    optional = {c.name for c in _filled(filler)} - own
+    jsons = write_data_set(out, converted, plan.categories, optional, source.header)
+    report = report_of(source, plan.categories, converted, [*problems.values()])
+    report.save(out / FOLDER / "report.json")
+    return Conversion(out, report, jsons, len(tasks) - len(todo))
+
+
+def _check(source: Source, rules: ConvertRules, filler: Filler | None) -> None:
+    if not source.pictures:
+        raise InputError(f"there is no picture in the {source.format} labels ({source.reason}); give another SOURCE")
+    if filler is not None and rules.classes.background is not None:
+        raise InputError("--background leaves nothing to fill in; give it or --fill-stuff-with, not both")
+
+
+def _prepare(
+    source: Source, rules: ConvertRules, filler: Filler | None, ledger: Ledger, overwrite: bool
+) -> tuple[ClassPlan, list[_Task]]:
+    """Plan everything before anything is written, so that whatever is wrong with the rules is told first."""
+    splits = {p.key: rules.splits.split_of(p) for p in source.pictures}
+    _check_names(source.pictures, splits)
+    plan_classes(source.classes, rules.classes, _filled(filler))
+    ledger.open(overwrite)
+    plan = plan_classes(source.classes, rules.classes, _filled(filler), ledger.category_ids)
+    ledger.keep_categories(dict(zip(plan.categories.names, plan.categories.ids, strict=True)))
+    image_ids = _image_ids(source.pictures, splits, ledger)
+    return plan, [_Task(p, splits[p.key], image_ids[p.key]) for p in source.pictures]
+
+
+def _work_off(
+    source: Source,
+    rules: ConvertRules,
+    plan: ClassPlan,
+    ledger: Ledger,
+    todo: Sequence[_Task],
+    filler: Filler | None,
+    copy: bool,
+    workers: int | None,
+    progress: Callable[[int], None],
+) -> dict[str, str]:
+    """Convert pictures, write each down, and return what is wrong with those that cannot be converted, by key."""
+    for task in todo:
+        ledger.check_unchanged(task.picture.key)
+    paint_rules = PaintRules(plan.names, plan.categories, rules.overlap, rules.min_area)
+    work = _Work(source.read, paint_rules, rules.drop_filled)
+    finish = _Finish(ledger.out, copy, rules.classes.background, plan.categories)
+    problems: dict[str, str] = {}
+    for number, (task, result) in enumerate(zip(todo, _results(work, finish, todo, filler, workers), strict=True), 1):
+        if isinstance(result, str):
+            problems[task.picture.key] = result
+        else:
+            ledger.add(result)
+        progress(number)
+    return problems
+
+
+def _results(
+    work: _Work, finish: _Finish, todo: Sequence[_Task], filler: Filler | None, workers: int | None
+) -> Iterator[Done | str]:
+    if filler is None:
+        both: Callable[[_Task], Done | str] = _WorkAndFinish(work, finish)
+        yield from in_processes(both, todo, workers)
+        return
+    only: Callable[[_Task], _Drawn | str] = work
+    for drawn in in_processes(only, todo, workers):
+        if isinstance(drawn, str):
+            yield drawn
+        else:
+            # a model answers in this process alone, one picture after the other
+            yield finish(drawn._replace(painted=filler(drawn.task.picture.picture, drawn.painted)))
+
+
+def _counter(progress: Progress | None, tasks: Sequence[_Task], todo: Sequence[_Task]) -> Callable[[int], None]:
+    def tell(number: int) -> None:
+        if progress:
+            progress(len(tasks) - len(todo) + number, len(tasks))
+
+    tell(0)
+    return tell
+
+
+def _filled(filler: Filler | None) -> tuple[SourceClass, ...]:
+    return filler.classes if filler is not None else ()
+
+
+def _settings(source: Source, rules: ConvertRules, filler: Filler | None, copy: bool) -> dict[str, Any]:
+    return {
+        "source": str(source.path),
+        "format": source.format,
+        "classes": rules.classes.model_dump(mode="json"),
+        "overlap": rules.overlap.value,
+        "min_area": rules.min_area,
+        "split": list(rules.splits.shares),
+        "group": rules.splits.group,
+        "seed": rules.splits.seed,
+        "drop_filled": rules.drop_filled,
+        "fill": filler.fingerprint if filler is not None else None,
+        "copy": copy,
+    }
+
+
+def _names(task: _Task) -> tuple[str, str]:
+    """Return where a picture and its map go, as paths in the data set's folder."""
+    suffix = task.picture.picture.suffix
+    return f"{task.split}/{task.picture.key}{suffix}", f"panoptic_{task.split}/{task.picture.key}.png"
+
+
+def _inner(name: str) -> str:
+    """Return a path in a split's folder."""
+    return name.partition("/")[2]
+
+
+def _check_names(pictures: Sequence[SourcePicture], splits: Mapping[str, str]) -> None:
+    """Raise `InputError` where two pictures would be one file."""
+    seen: dict[tuple[str, str], SourcePicture] = {}
+    for picture in pictures:
+        # macOS and Windows take names that differ in case alone for one file
+        twin = seen.setdefault((splits[picture.key], picture.key.casefold()), picture)
+        if twin is not picture:
+            raise InputError(f"{twin.picture} and {picture.picture} would write the same files; rename one of them")
+
+
+def _image_ids(pictures: Sequence[SourcePicture], splits: Mapping[str, str], ledger: Ledger) -> dict[str, int | str]:
+    """Return every picture's image id: the source's, else the earlier one, else the next free.
+
+    Splits may use the same ids, as COCO's tools keep them apart by their JSONs.
+    """
+    given = Counter((splits[p.key], p.image_id) for p in pictures if p.image_id is not None)
+    kept: dict[str, int | str] = {key: done.image["id"] for key, done in ledger.done.items()}
+    for p in pictures:
+        if p.image_id is not None and given[splits[p.key], p.image_id] == 1:
+            kept[p.key] = p.image_id
+    taken = {*kept.values()}
+    free = (number for number in range(1, len(pictures) + len(taken) + 1) if number not in taken)
+    return {p.key: kept[p.key] if p.key in kept else next(free) for p in pictures}
