@@ -3,12 +3,12 @@
 import os
 import shlex
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from thingstuff.cli_data import convert
 from thingstuff.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Published weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.command()(convert)
 DEMO_FOLDER = Path("thingstuff-demo")
-WIDE = 160
-"""Characters of a line where a wide table goes to a file."""
 
 
 def main() -> None:
@@ -50,17 +49,6 @@ def _console() -> "Console":
     from thingstuff.runs import is_main_process
 
     return Console(quiet=not is_main_process())
-
-
-def _wide_console() -> "Console":
-    from rich.console import Console
-
-    if isinstance(sys.stdout, TextIOWrapper):  # names in tables may hold what the encoding of a file or pipe lacks
-        sys.stdout.reconfigure(errors="backslashreplace")
-    console = Console()
-    if not console.is_terminal:
-        console.width = WIDE
-    return console
 
 
 def _version(value: bool | None) -> None:
@@ -180,11 +168,12 @@ def evaluate(
 ) -> None:
     """Measure PQ and say why: a model on a split of labelled pictures, or predictions against ground truth."""
     given = locals()
+    from thingstuff.display import wide_console
     from thingstuff.evaluating import Request, run
 
     request = Request(**given)
     try:
-        run(request, _wide_console())
+        run(request, wide_console())
     except KeyboardInterrupt:
         written = ", ".join(map(str, request.written))
         print(f"stopped; {f'written: {written}' if written else 'nothing was written'}", file=sys.stderr)
@@ -234,12 +223,13 @@ def recipes(
     """List the training recipes with the figures that others measured of their models."""
     import json as json_module
 
+    from thingstuff.display import wide_console
     from thingstuff.recipes.listing import recipe_rows, recipe_table
 
     if json:
         print(json_module.dumps(recipe_rows(), indent=1, ensure_ascii=False))
         return
-    console = _wide_console()
+    console = wide_console()
     console.print(recipe_table(console.width))
 
 

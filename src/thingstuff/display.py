@@ -1,8 +1,10 @@
 """What the terminal shows while work goes on: live bars on a terminal, a line now and then elsewhere."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -10,8 +12,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from thingstuff.evaluation.pq import PQResult
 
+WIDE = 160
+"""Characters of a line where a wide table goes to a file."""
 QUIET_SECONDS = 20.0
 """Between two lines where there is no terminal to draw a live bar on."""
+
+
+def wide_console() -> Console:
+    """Return the console of a command whose tables may be wide."""
+    if isinstance(sys.stdout, TextIOWrapper):  # names in tables may hold what the encoding of a file or pipe lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 
 from thingstuff.convert.classes import ClassPlan, ClassRules, plan_classes
 from thingstuff.convert.conversion_report import ConversionReport, report_of
-from thingstuff.convert.dataset_files import write_data_set
+from thingstuff.convert.dataset_files import write_data_set, written_categories
 from thingstuff.convert.ledger import FOLDER, Done, Ledger, fingerprint, stamp
 from thingstuff.convert.painting import (
     Filler,
@@ -184,10 +184,10 @@ def convert(
         heading = f"{len(broken)} of {len(tasks)} pictures cannot be converted; mend them and run this again{remedy}:"
         raise_problems(list(problems.values()), heading)
     converted = [ledger.done[task.picture.key] for task in tasks if task.picture.key not in broken]
-    own = {*plan.names.values()}
-    optional = {c.name for c in _filled(filler)} - own
-    jsons = write_data_set(out, converted, plan.categories, optional, source.header)
-    report = report_of(source, plan.categories, converted, [*problems.values()])
+    optional = {c.name for c in _filled(filler)} - {*plan.names.values()}
+    categories = written_categories(converted, plan.categories, optional)
+    jsons = write_data_set(out, converted, categories, source.header)
+    report = report_of(source, categories, converted, [*problems.values()])
     report.save(out / FOLDER / "report.json")
     return Conversion(out, report, jsons, len(tasks) - len(todo))
 

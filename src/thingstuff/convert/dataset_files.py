@@ -15,15 +15,12 @@ def write_data_set(
     out: Path,
     pictures: Sequence[Done],
     categories: Categories,
-    optional: Collection[str] = (),
     header: Mapping[str, Any] | None = None,
 ) -> tuple[Path, ...]:
     """Write panoptic_{split}.json for each split of the pictures, and return their paths.
 
-    Every JSON lists the same categories; of the `optional` ones those that are used.
+    Every JSON lists the same categories.
     """
-    used = {segment["category_id"] for done in pictures for segment in done.segments}
-    categories = used_only(categories, used, optional)
     written = []
     splits = sorted({done.split for done in pictures})
     for split in splits:
@@ -38,6 +35,12 @@ def write_data_set(
         atomic_write(path, json.dumps(content))
         written.append(path)
     return tuple(written)
+
+
+def written_categories(pictures: Sequence[Done], categories: Categories, optional: Collection[str]) -> Categories:
+    """Return the categories to list: of the `optional` ones those that a segment has, and all others."""
+    used = {segment["category_id"] for done in pictures for segment in done.segments}
+    return used_only(categories, used, optional)
 
 
 def _annotation(done: Done, categories: Categories) -> dict[str, Any]:

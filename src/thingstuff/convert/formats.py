@@ -3,12 +3,13 @@
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from thingstuff.convert.source import Source, SourceOptions
 from thingstuff.errors import InputError
 
 
+@runtime_checkable
 class Reader(Protocol):
     """What the module of a format has."""
 

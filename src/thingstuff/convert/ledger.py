@@ -115,7 +115,7 @@ class Ledger:
 
     def _remove(self) -> None:
         for done in self.done.values():
-            for name in (done.picture, done.map):
+            for name in (done.picture, done.map, f"panoptic_{done.split}.json"):
                 (self.out / name).unlink(missing_ok=True)
         for path in (self._lines, self._settings):
             path.unlink(missing_ok=True)

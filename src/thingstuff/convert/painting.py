@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -49,6 +49,7 @@ class Painted:
     ignored: Bool[np.ndarray, "H W"] | None = None
 
 
+@runtime_checkable
 class Filler(Protocol):
     """What gives segments to pixels that nobody labelled; called in one process, picture after picture."""
 
@@ -96,12 +97,13 @@ def paint(labels: SourceLabels, rules: PaintRules) -> tuple[Painted, PaintReport
     """
     report = PaintReport(Counter(), Counter())
     items = _items(labels.objects, rules, report)
-    places = np.zeros(labels.size, dtype=np.int32)  # place: a segment's position plus one
-    of = {item.segment: item for item in items}
-    for item in _from_below(items, rules.overlap):
-        _lay(item, places, of, report)
+    layers = _from_below(items, rules.overlap)
+    tops = np.zeros(labels.size, dtype=np.int32)  # [H, W]: position plus one of the item on top
+    for number in range(1, len(layers) + 1):
+        _lay(number, tops, layers, report)
     if rules.overlap is Overlap.ERROR:
         _refuse_overlaps(report.overlaps)
+    places = np.array([0, *(item.segment for item in layers)], dtype=np.int32)[tops]
     names = {item.segment: item.name for item in items}
     firsts = {item.segment: item.drawn for item in reversed(items)}
     areas = np.bincount(places.ravel(), minlength=len(firsts) + 1)
@@ -213,15 +215,16 @@ def _from_below(items: Iterable[_Item], overlap: Overlap) -> list[_Item]:
     return sorted(items, key=height)
 
 
-def _lay(item: _Item, places: Int32[np.ndarray, "H W"], of: Mapping[int, _Item], report: PaintReport) -> None:
+def _lay(number: int, tops: Int32[np.ndarray, "H W"], layers: Sequence[_Item], report: PaintReport) -> None:
+    item = layers[number - 1]
     region = item.drawn.region
-    window = places[region.window]
+    window = tops[region.window]
     covered = np.bincount(window[region.mask])
-    for segment in np.flatnonzero(covered[1:]) + 1:
-        below = of[int(segment)]
-        if segment != item.segment and below.drawn.layer == item.drawn.layer:
-            report.overlaps[below.name, item.name] += int(covered[segment])
-    window[region.mask] = item.segment
+    for position in np.flatnonzero(covered[1:]):
+        below = layers[position]
+        if below.segment != item.segment and below.drawn.layer == item.drawn.layer:
+            report.overlaps[below.name, item.name] += int(covered[position + 1])
+    window[region.mask] = number
 
 
 def _refuse_overlaps(overlaps: Mapping[tuple[str, str], int]) -> None:

@@ -1,0 +1,78 @@
+"""The commands about data: convert, check and show."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+OVERLAPS = "smaller-on-top, larger-on-top, last, first, or error"
+Names = list[str] | None
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="File or folder of labels; its format is recognised.")],
+    to: Annotated[Path, typer.Option(help="Folder for the data set; going on where an earlier run stopped.")],
+    from_format: Annotated[str | None, typer.Option("--from", help="The format, if not to be recognised.")] = None,
+    as_format: Annotated[
+        str, typer.Option("--as", help="coco-panoptic; or of COCO panoptic: coco-instances, semantic, yolo.")
+    ] = "coco-panoptic",
+    pictures: Annotated[Path | None, typer.Option(help="Folder of the pictures, if not beside the labels.")] = None,
+    semantic: Annotated[Path | None, typer.Option(help="Folder of semantic PNGs: stuff below the instances.")] = None,
+    names: Annotated[Path | None, typer.Option(help="File of class names: a line each, or YAML.")] = None,
+    components: Annotated[
+        bool, typer.Option("--components", help="Things of semantic PNGs are their connected components.")
+    ] = False,
+    overlap: Annotated[str, typer.Option(help=f"Who gets pixels of several: {OVERLAPS}.")] = "smaller-on-top",
+    min_area: Annotated[int, typer.Option(min=0, help="Segments of fewer pixels become void.")] = 0,
+    background: Annotated[str | None, typer.Option(help="Class of stuff for unlabelled pixels; else void.")] = None,
+    things: Annotated[Names, typer.Option(help="Classes that are things: a,b; repeatable.")] = None,
+    stuff: Annotated[Names, typer.Option(help="Classes that are stuff: a,b; repeatable.")] = None,
+    merge: Annotated[Names, typer.Option(help="NEW=OLD1,OLD2: classes that become one; repeatable.")] = None,
+    drop: Annotated[Names, typer.Option(help="Classes to leave out, as if unlabelled: a,b; repeatable.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="YAML: things, stuff, merge, drop, ids, background.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Train's share, such as 0.8; or 0.8,0.1 for train, val and test.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Regular expression: pictures of one match stay in one split.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another one splits otherwise.")] = 0,
+    fill_stuff_with: Annotated[
+        str | None, typer.Option(help="Model that fills unlabelled pixels, such as detr-panoptic-r50.")
+    ] = None,
+    fill_things: Annotated[
+        bool, typer.Option("--fill-things", help="Fill in its things of other classes, too.")
+    ] = False,
+    fill_map: Annotated[
+        Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")
+    ] = None,
+    rim: Annotated[int, typer.Option(min=0, help="Pixels around drawn things that are not filled.")] = 3,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Below it nothing is filled.")] = 0.5,
+    drop_filled: Annotated[
+        bool, typer.Option("--drop-filled", help="Leave out what a model filled in before (to fill again).")
+    ] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be converted.")
+    ] = False,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of linking them.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier conversion in the folder.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")] = None,
+) -> None:
+    """Make a COCO panoptic data set of labels of any tool, or labels of other formats of COCO panoptic."""
+    given = locals()
+    from thingstuff.convert_command import Request, run
+    from thingstuff.display import wide_console
+
+    try:
+        run(Request(**given), wide_console())
+    except KeyboardInterrupt:
+        _stopped("go on with the same command")
+
+
+def _stopped(remedy: str) -> None:
+    import sys
+
+    print(f"stopped; {remedy}", file=sys.stderr)
+    raise SystemExit(130) from None

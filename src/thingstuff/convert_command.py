@@ -1,0 +1,141 @@
+"""What `thingstuff convert` does: labels of any tool in, COCO panoptic out, or COCO panoptic in and others out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thingstuff.convert.classes import ClassRules, joined_rules, read_rules
+from thingstuff.convert.converting import Conversion, ConvertRules, convert
+from thingstuff.convert.formats import open_source
+from thingstuff.convert.painting import Filler, Overlap
+from thingstuff.convert.source import Source, SourceOptions
+from thingstuff.convert.splits import SplitRules, parse_shares
+from thingstuff.display import counting
+from thingstuff.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PANOPTIC = "coco-panoptic"
+_BROKEN_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command's arguments, as given."""
+
+    source: Path
+    to: Path
+    from_format: str | None = None
+    as_format: str = PANOPTIC
+    pictures: Path | None = None
+    semantic: Path | None = None
+    names: Path | None = None
+    components: bool = False
+    overlap: Overlap = Overlap.SMALLER_ON_TOP
+    min_area: int = 0
+    background: str | None = None
+    things: Sequence[str] | None = None
+    stuff: Sequence[str] | None = None
+    merge: Sequence[str] | None = None
+    drop: Sequence[str] | None = None
+    classes: Path | None = None
+    split: str | None = None
+    group: str | None = None
+    seed: int = 0
+    fill_stuff_with: str | None = None
+    fill_things: bool = False
+    fill_map: Sequence[str] | None = None
+    rim: int | None = None
+    min_score: float | None = None
+    drop_filled: bool = False
+    skip_broken: bool = False
+    copy: bool = False
+    overwrite: bool = False
+    workers: int | None = None
+
+    @property
+    def given(self) -> set[str]:
+        """Names of the arguments that say how labels become COCO panoptic, of those that were given."""
+        plain = Request(self.source, self.to)
+        spoken = {name for name in vars(self) if getattr(self, name) != getattr(plain, name)}
+        return spoken - {"source", "to", "from_format", "as_format", "copy", "workers"}
+
+
+def run(request: Request, console: "Console") -> None:
+    """Convert, and print what was recognised and what became of it; raises `InputError` for whatever can be mended."""
+    if request.as_format != PANOPTIC:
+        _export(request, console)
+        return
+    rules = class_rules(request)
+    source = open_source(request.source, request.from_format, _options(request, rules))
+    _say(console, f"format: {source.format} ({source.reason})")
+    _say(console, f"found:  {len(source.pictures):,} pictures, {len(source.classes)} classes")
+    filler = _filler(request, source)
+    shares = parse_shares(request.split) if request.split else ()
+    splits = SplitRules(shares, request.group, request.seed)
+    how = ConvertRules(rules, request.overlap, request.min_area, splits, request.drop_filled)
+    with counting(console, "converting") as progress:
+        conversion = convert(
+            source,
+            request.to,
+            how,
+            filler=filler,
+            copy=request.copy,
+            skip_broken=request.skip_broken,
+            overwrite=request.overwrite,
+            workers=request.workers,
+            progress=progress,
+        )
+    _tell(conversion, request, console)
+
+
+def class_rules(request: Request) -> ClassRules:
+    """Return the rules of the file of classes and of the command line; raises `InputError` where they are wrong."""
+    given = ClassRules(
+        things=_names(request.things),
+        stuff=_names(request.stuff),
+        merge=dict(_merged(text) for text in request.merge or ()),
+        drop=_names(request.drop),
+        background=request.background or None,
+    )
+    return joined_rules(read_rules(request.classes) if request.classes else ClassRules(), given)
+
+
+def _names(texts: Sequence[str] | None) -> tuple[str, ...]:
+    return tuple(name for text in texts or () for part in text.split(",") if (name := part.strip()))
+
+
+def _merged(text: str) -> tuple[str, tuple[str, ...]]:
+    new, sign, old = text.partition("=")
+    names = _names([old])
+    if not sign or not new.strip() or not names:
+        raise InputError(f"--merge {text!r} is not of the form NEW=OLD1,OLD2, such as nut=hazelnut,walnut")
+    return new.strip(), names
+
+
+def _options(request: Request, rules: ClassRules) -> SourceOptions:
+    # what a merged thing is made of is a thing before it is merged, too
+    things = (*rules.things, *(old for new, olds in rules.merge.items() if new in rules.things for old in olds))
+    return SourceOptions(request.pictures, request.semantic, request.names, request.components, things)
+
+
+def _tell(conversion: Conversion, request: Request, console: "Console") -> None:
+    report = conversion.report
+    for table in report.tables():
+        console.print(table)
+    if report.broken:
+        _say(console, f"left out: {len(report.broken):,} pictures that could not be converted")
+        for text in report.broken[:_BROKEN_SHOWN]:
+            _say(console, f"  - {text}")
+    if conversion.earlier:
+        _say(console, f"{conversion.earlier:,} of the pictures were converted before and are as they were")
+    if request.split and len(report.splits) == 1:
+        _say(console, f"note: every picture fell to {report.splits[0].name}; another --seed or --split parts them")
+    _say(console, f"written: {', '.join(map(str, conversion.jsons))}")
+    _say(console, f"next:    thingstuff check {request.to}")
+
+
+def _say(console: "Console", text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
