@@ -46,8 +46,13 @@ def convert(
     fill_map: Annotated[
         Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")
     ] = None,
-    rim: Annotated[int, typer.Option(min=0, help="Pixels around drawn things that are not filled.")] = 3,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Below it nothing is filled.")] = 0.5,
+    rim: Annotated[
+        int | None,
+        typer.Option(min=0, help="Pixels around drawn things left void; 1 % of the shorter side if not given."),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Confidence below which nothing is filled; 0.5 if not given.")
+    ] = None,
     drop_filled: Annotated[
         bool, typer.Option("--drop-filled", help="Leave out what a model filled in before (to fill again).")
     ] = False,

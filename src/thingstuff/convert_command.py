@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from thingstuff.convert.classes import ClassRules, joined_rules, read_rules
 from thingstuff.convert.converting import Conversion, ConvertRules, convert
+from thingstuff.convert.exporting import TARGETS, export
 from thingstuff.convert.formats import open_source
 from thingstuff.convert.painting import Filler, Overlap
 from thingstuff.convert.source import Source, SourceOptions
@@ -33,7 +34,7 @@ class Request:
     semantic: Path | None = None
     names: Path | None = None
     components: bool = False
-    overlap: Overlap = Overlap.SMALLER_ON_TOP
+    overlap: str = Overlap.SMALLER_ON_TOP.value
     min_area: int = 0
     background: str | None = None
     things: Sequence[str] | None = None
@@ -72,10 +73,10 @@ def run(request: Request, console: "Console") -> None:
     source = open_source(request.source, request.from_format, _options(request, rules))
     _say(console, f"format: {source.format} ({source.reason})")
     _say(console, f"found:  {len(source.pictures):,} pictures, {len(source.classes)} classes")
-    filler = _filler(request, source)
+    filler = _filler(request, source, rules)
     shares = parse_shares(request.split) if request.split else ()
     splits = SplitRules(shares, request.group, request.seed)
-    how = ConvertRules(rules, request.overlap, request.min_area, splits, request.drop_filled)
+    how = ConvertRules(rules, _overlap(request.overlap), request.min_area, splits, request.drop_filled)
     with counting(console, "converting") as progress:
         conversion = convert(
             source,
@@ -101,6 +102,47 @@ def class_rules(request: Request) -> ClassRules:
         background=request.background or None,
     )
     return joined_rules(read_rules(request.classes) if request.classes else ClassRules(), given)
+
+
+def _export(request: Request, console: "Console") -> None:
+    if request.as_format not in TARGETS:
+        known = ", ".join((PANOPTIC, *TARGETS))
+        raise InputError(f"--as {request.as_format}: no such format to write; there are {known}")
+    if request.given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(request.given))
+        raise InputError(
+            f"--as {request.as_format} writes a COCO panoptic data set as it is; convert with {options} to "
+            f"{PANOPTIC} first, then that"
+        )
+    if request.from_format not in (None, PANOPTIC):
+        raise InputError(f"--as {request.as_format} reads {PANOPTIC} alone; convert {request.source} to that first")
+    with counting(console, "converting") as progress:
+        result = export(
+            request.source,
+            request.to,
+            request.as_format,
+            copy=request.copy,
+            workers=request.workers,
+            progress=progress,
+        )
+    _say(console, result.text())
+    _say(console, f"written: {result.out}")
+
+
+def _filler(request: Request, source: Source, rules: ClassRules) -> "Filler | None":
+    if request.fill_stuff_with is None:
+        about = ("fill_things", "fill_map", "rim", "min_score")
+        for name in sorted(request.given.intersection(about)):
+            raise InputError(f"--{name.replace('_', '-')} speaks of filling in; give --fill-stuff-with MODEL too")
+        return None
+    raise NotImplementedError
+
+
+def _overlap(name: str) -> Overlap:
+    try:
+        return Overlap(name)
+    except ValueError:
+        raise InputError(f"--overlap {name}: give one of {', '.join(rule.value for rule in Overlap)}") from None
 
 
 def _names(texts: Sequence[str] | None) -> tuple[str, ...]:

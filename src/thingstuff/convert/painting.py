@@ -221,7 +221,7 @@ def _lay(number: int, tops: Int32[np.ndarray, "H W"], layers: Sequence[_Item], r
     window = tops[region.window]
     covered = np.bincount(window[region.mask])
     for position in np.flatnonzero(covered[1:]):
-        below = layers[position]
+        below = layers[int(position)]
         if below.segment != item.segment and below.drawn.layer == item.drawn.layer:
             report.overlaps[below.name, item.name] += int(covered[position + 1])
     window[region.mask] = number
