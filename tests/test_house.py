@@ -51,6 +51,7 @@ WITHOUT_TORCH = [
     "errors", "panoptic", "coco_categories", "io", "data.coco", "data.scenes", "evaluation.pq",
     "evaluation.evaluator", "evaluation.baselines",
     "drawing", "report", "evaluation_report", "evaluating", "cli",
+    "convert_command", "checking.checker", "showing.show",
 ]  # fmt: skip
 
 
@@ -246,7 +247,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert": CORE | FILES,
     "checking": CORE | FILES | {"evaluation", "checking"},
     "checking_command": CORE | FILES | {"evaluation", "checking", "display"},
-    **dict.fromkeys(("showing", "show_pages"), CORE | FILES | {"evaluation", "checking", "report_page"}),
+    "convert_command": CORE | FILES | {"display"},
+    "show_command": CORE | FILES | {"display", "checking", "showing"},
+    "showing": CORE | FILES | {"evaluation", "checking", "report_page", "showing"},
     "evaluation": CORE | FILES | {"evaluation", "loops"},
     "error_pictures": CORE | FILES | {"evaluation"},
     **dict.fromkeys(("report_page", "report_pictures"), CORE | FILES | {"evaluation", "error_pictures"}),
@@ -271,6 +274,7 @@ ANYTHING = {"cli", "cli_data", "demo"}  # commands: nothing but another command 
 LAZILY = {
     "panoptic": {"thingstuff.drawing.overlay", "thingstuff.io.write_coco_panoptic"},
     "models.base": {"thingstuff.io.read_picture"},
+    "convert_command": {"thingstuff.filling.ModelFiller"},
     "evaluating": {"thingstuff.model_evaluation.evaluate_as_asked"},
 }
 

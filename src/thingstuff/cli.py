@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from thingstuff.cli_data import convert
+from thingstuff.cli_data import check, convert, show
 from thingstuff.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Published weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
-app.command()(convert)
+for command in (convert, check, show):
+    app.command()(command)
 DEMO_FOLDER = Path("thingstuff-demo")
 
 

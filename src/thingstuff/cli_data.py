@@ -1,7 +1,7 @@
 """The commands about data: convert, check and show."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -76,7 +76,52 @@ def convert(
         _stopped("go on with the same command")
 
 
-def _stopped(remedy: str) -> None:
+def check(
+    data: Annotated[Path, typer.Argument(help="Data folder or YAML.")],
+    split: Annotated[Names, typer.Option(help="Split to look at, all if not given; repeatable.")] = None,
+    fix: Annotated[Path | None, typer.Option(help="Folder for a repaired copy; the data set stays as it is.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of linking them (--fix).")] = False,
+    min_area: Annotated[int, typer.Option(min=0, help="Segments of fewer pixels become void (--fix).")] = 0,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Leave pictures that val has too out of train (--fix).")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Look at the JSONs and the files' headers alone.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")] = None,
+) -> None:
+    """Find what is wrong or odd in a COCO panoptic data set; exit code 1 where there are errors."""
+    given = locals()
+    from thingstuff.checking_command import Request, run_check
+    from thingstuff.display import wide_console
+
+    try:
+        code = run_check(Request(**{**given, "data": str(data)}), wide_console())
+    except KeyboardInterrupt:
+        _stopped("nothing was written")
+    raise typer.Exit(code)
+
+
+def show(
+    data: Annotated[Path, typer.Argument(help="Data folder or YAML.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page and the contact sheets.")] = Path("pages"),
+    split: Annotated[Names, typer.Option(help="Split to show, all if not given; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Show so many pictures, those with errors first.")] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not look for what is wrong or odd.")] = False,
+    findings: Annotated[Path | None, typer.Option(help="What an earlier check wrote (--json), instead.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")] = None,
+) -> None:
+    """Make a page to leaf through pictures with their maps, and contact sheets."""
+    given = locals()
+    from thingstuff.display import wide_console
+    from thingstuff.show_command import Request, run_show
+
+    try:
+        run_show(Request(**given), wide_console())
+    except KeyboardInterrupt:
+        _stopped("go on with the same command")
+
+
+def _stopped(remedy: str) -> NoReturn:
     import sys
 
     print(f"stopped; {remedy}", file=sys.stderr)

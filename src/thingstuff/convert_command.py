@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thingstuff.convert.classes import ClassRules, joined_rules, read_rules
+from thingstuff.convert.classes import ClassRules, joined_rules, plan_classes, read_rules
 from thingstuff.convert.converting import Conversion, ConvertRules, convert
 from thingstuff.convert.exporting import TARGETS, export
+from thingstuff.convert.fill_classes import parse_fill_map
+from thingstuff.convert.filled import FillRules
 from thingstuff.convert.formats import open_source
 from thingstuff.convert.painting import Filler, Overlap
 from thingstuff.convert.source import Source, SourceOptions
+from thingstuff.convert.splits import NAMES as SPLITS
 from thingstuff.convert.splits import SplitRules, parse_shares
 from thingstuff.display import counting
 from thingstuff.errors import InputError
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 PANOPTIC = "coco-panoptic"
 _BROKEN_SHOWN = 10
+_FAR = 0.05  # from the share that was asked for
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,16 @@ def _filler(request: Request, source: Source, rules: ClassRules) -> "Filler | No
         for name in sorted(request.given.intersection(about)):
             raise InputError(f"--{name.replace('_', '-')} speaks of filling in; give --fill-stuff-with MODEL too")
         return None
-    raise NotImplementedError
+    from thingstuff.filling import ModelFiller
+
+    fill_rules = FillRules(
+        rim=request.rim,
+        min_score=FillRules.min_score if request.min_score is None else request.min_score,
+        min_area=request.min_area,
+    )
+    own = plan_classes(source.classes, rules)
+    renamed = parse_fill_map(",".join(request.fill_map)) if request.fill_map else None
+    return ModelFiller.load(request.fill_stuff_with, own, renamed=renamed, things=request.fill_things, rules=fill_rules)
 
 
 def _overlap(name: str) -> Overlap:
@@ -173,10 +186,25 @@ def _tell(conversion: Conversion, request: Request, console: "Console") -> None:
             _say(console, f"  - {text}")
     if conversion.earlier:
         _say(console, f"{conversion.earlier:,} of the pictures were converted before and are as they were")
-    if request.split and len(report.splits) == 1:
-        _say(console, f"note: every picture fell to {report.splits[0].name}; another --seed or --split parts them")
+    if note := _stray(conversion, request):
+        _say(console, note)
     _say(console, f"written: {', '.join(map(str, conversion.jsons))}")
     _say(console, f"next:    thingstuff check {request.to}")
+
+
+def _stray(conversion: Conversion, request: Request) -> str | None:
+    """Say where the splits are far from what was asked for, as chance has it with few pictures or large groups."""
+    rows = conversion.report.splits
+    if not request.split:
+        return None
+    asked, total = parse_shares(request.split)[0], sum(row.pictures for row in rows)
+    train = sum(row.pictures for row in rows if row.name == SPLITS[0]) / max(1, total)
+    if len(rows) > 1 and abs(train - asked) <= _FAR:
+        return None
+    return (
+        f"note: {train:.0%} of the pictures fell to train, {asked:.0%} were asked for: each picture's split hangs on "
+        "its name alone, so few pictures stray; another --seed may come nearer"
+    )
 
 
 def _say(console: "Console", text: str) -> None:

@@ -251,9 +251,13 @@ def _results(
     for drawn in in_processes(only, todo, workers):
         if isinstance(drawn, str):
             yield drawn
+            continue
+        try:  # a model answers in this process alone, one picture after the other
+            painted = filler(drawn.task.picture.picture, drawn.painted)
+        except InputError as error:
+            yield str(error)
         else:
-            # a model answers in this process alone, one picture after the other
-            yield finish(drawn._replace(painted=filler(drawn.task.picture.picture, drawn.painted)))
+            yield finish(drawn._replace(painted=painted))
 
 
 def _counter(progress: Progress | None, tasks: Sequence[_Task], todo: Sequence[_Task]) -> Callable[[int], None]:
