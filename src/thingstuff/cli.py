@@ -159,6 +159,9 @@ def evaluate(
     like_panopticapi: Annotated[
         bool, typer.Option("--like-panopticapi", help="Take what panopticapi takes silently.")
     ] = False,
+    leave_out_filled: Annotated[
+        bool, typer.Option("--leave-out-filled", help="Void is what a model filled into the ground truth.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads for files; all cores if not given.")] = None,
     boundary: Annotated[bool, typer.Option("--boundary", help="Boundary PQ, too.")] = False,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show every class.")] = False,

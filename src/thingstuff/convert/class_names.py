@@ -60,18 +60,24 @@ class Legend:
 def legend_of(classes: Iterable[NamedClass]) -> Legend:
     """Return what values mean by their names.
 
-    A name for the background means unlabelled, one for void is ignored. Where they have no name, 0 and black are
+    The background means unlabelled where it is 0 or black (a background that somebody gave a number of its own is a
+    class like any other), and so does a name for unlabelled; one for void is ignored. Where they have no name, 0 and black are
     unlabelled; 255, with 16 bits 65535, and VOC's colour of 255 are ignored.
     """
     classes = tuple(classes)
     lower = {entry.index: entry.name.lower() for entry in classes}
-    unlabelled = {index for index, name in lower.items() if name in UNLABELLED_NAMES} | {_NO_NAME_BLACK}
+    unlabelled = {entry.index for entry in classes if _says_nothing(entry)} | {_NO_NAME_BLACK}
     ignored = {index for index, name in lower.items() if name in IGNORED_NAMES} | {_NO_NAME_BORDER}
     colors = {entry.color: entry.index for entry in classes if entry.color}
     if colors:
         colors = {(0, 0, 0): _NO_NAME_BLACK, voc_color(255): _NO_NAME_BORDER, **colors}
     names = {entry.index: entry.name for entry in classes if entry.index not in unlabelled | ignored}
     return Legend(names, colors, frozenset(unlabelled | {0} - {*lower}), frozenset(ignored | {255, 65535} - {*lower}))
+
+
+def _says_nothing(entry: NamedClass) -> bool:
+    name = entry.name.lower()
+    return name in UNLABELLED_NAMES and ("background" not in name or entry.index == 0 or entry.color == (0, 0, 0))
 
 
 def voc_color(index: int) -> Color:

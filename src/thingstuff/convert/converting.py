@@ -6,6 +6,7 @@ whose labels were changed are all that a later run converts.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +31,11 @@ from thingstuff.convert.picture_links import place_picture
 from thingstuff.convert.pool import in_processes
 from thingstuff.convert.source import Source, SourceClass, SourceLabels, SourcePicture
 from thingstuff.convert.splits import SplitRules
+from thingstuff.data.coco import FILLED
 from thingstuff.errors import InputError, raise_problems
 from thingstuff.io import check_picture_size, write_id_map
 from thingstuff.panoptic import Categories
 
-FILLED = "filled"
-"""The mark in `segments_info` of a segment that a model drew."""
 Progress = Callable[[int, int], None]
 
 
@@ -82,7 +82,7 @@ class _Work:
             labels = self.read(picture)
             check_picture_size(picture.picture, labels.size)
             if self.drop_filled:
-                kept = tuple(o for o in labels.objects if FILLED not in o.marks)
+                kept = tuple(o for o in labels.objects if not o.marks.get(FILLED))
                 labels = labels._replace(objects=kept)
             painted, report = paint(labels, self.rules)
         except InputError as error:
@@ -244,20 +244,21 @@ def _results(
     work: _Work, finish: _Finish, todo: Sequence[_Task], filler: Filler | None, workers: int | None
 ) -> Iterator[Done | str]:
     if filler is None:
-        both: Callable[[_Task], Done | str] = _WorkAndFinish(work, finish)
-        yield from in_processes(both, todo, workers)
+        with closing(in_processes(_WorkAndFinish(work, finish), todo, workers)) as results:
+            yield from results
         return
-    only: Callable[[_Task], _Drawn | str] = work
-    for drawn in in_processes(only, todo, workers):
-        if isinstance(drawn, str):
-            yield drawn
-            continue
-        try:  # a model answers in this process alone, one picture after the other
-            painted = filler(drawn.task.picture.picture, drawn.painted)
-        except InputError as error:
-            yield str(error)
-        else:
-            yield finish(drawn._replace(painted=painted))
+    with closing(in_processes(work, todo, workers)) as all_drawn:
+        for drawn in all_drawn:
+            yield drawn if isinstance(drawn, str) else _filled_in(drawn, finish, filler)
+
+
+def _filled_in(drawn: _Drawn, finish: _Finish, filler: Filler) -> Done | str:
+    # a model answers in this process alone, one picture after the other
+    try:
+        painted = filler(drawn.task.picture.picture, drawn.painted)
+    except InputError as error:
+        return str(error)
+    return finish(drawn._replace(painted=painted))
 
 
 def _counter(progress: Progress | None, tasks: Sequence[_Task], todo: Sequence[_Task]) -> Callable[[int], None]:
@@ -291,8 +292,13 @@ def _settings(source: Source, rules: ConvertRules, filler: Filler | None, copy: 
 
 def _names(task: _Task) -> tuple[str, str]:
     """Return where a picture and its map go, as paths in the data set's folder."""
-    suffix = task.picture.picture.suffix
-    return f"{task.split}/{task.picture.key}{suffix}", f"panoptic_{task.split}/{task.picture.key}.png"
+    name, suffix = _name_in_split(task.picture, task.split), task.picture.picture.suffix
+    return f"{task.split}/{name}{suffix}", f"panoptic_{task.split}/{name}.png"
+
+
+def _name_in_split(picture: SourcePicture, split: str) -> str:
+    # a source whose splits share names has the split in its keys, and the folder says it already
+    return picture.key.removeprefix(f"{split}/") if split == picture.split else picture.key
 
 
 def _inner(name: str) -> str:
@@ -305,7 +311,8 @@ def _check_names(pictures: Sequence[SourcePicture], splits: Mapping[str, str]) -
     seen: dict[tuple[str, str], SourcePicture] = {}
     for picture in pictures:
         # macOS and Windows take names that differ in case alone for one file
-        twin = seen.setdefault((splits[picture.key], picture.key.casefold()), picture)
+        split = splits[picture.key]
+        twin = seen.setdefault((split, _name_in_split(picture, split).casefold()), picture)
         if twin is not picture:
             raise InputError(f"{twin.picture} and {picture.picture} would write the same files; rename one of them")
 

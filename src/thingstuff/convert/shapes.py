@@ -19,7 +19,7 @@ _ELLIPSE_CORNERS = 72
 _FARTHEST = 10  # of a picture's longer side: the tool's memory grows with the length of an outline
 
 
-def polygon_region(polygons: Sequence[Sequence[float]], size: Size) -> Region:
+def polygon_region(polygons: Sequence[Sequence[float | int]], size: Size) -> Region:
     """Return the union of polygons [x0, y0, x1, y1, ...] in pixels, cut at the picture's borders.
 
     A pixel's left upper corner is at whole numbers (COCO). Raises `InputError` for less than three corners, an odd
@@ -65,7 +65,7 @@ def rle_region(counts: "str | bytes | Sequence[int]", size: Size) -> Region:
             raise InputError(f"run lengths that do not fill {width} x {height} pixels")
         runs = coco_mask.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)
     else:
-        data = counts.encode() if isinstance(counts, str) else counts
+        data = counts.encode(errors="backslashreplace") if isinstance(counts, str) else counts
         if _compressed_length(data) != height * width:
             raise InputError(f"compressed run lengths that do not fill {width} x {height} pixels")
         runs = {"size": [height, width], "counts": data}

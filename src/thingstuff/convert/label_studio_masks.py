@@ -1,0 +1,96 @@
+"""Masks as Label Studio stores them: a brush's packed runs of RGBA, and a PNG as a data URL.
+
+Letters: H W pixels of a picture.
+"""
+
+import base64
+from collections.abc import Iterator
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from thingstuff.convert.source import Region, Size
+from thingstuff.errors import InputError
+
+_HEADER_BITS = 32 + 5 + 4 * 4
+
+
+def brush_region(data: bytes, size: Size) -> Region:
+    """Return the pixels of a brush region in a picture of that (height, width).
+
+    `data` are bits (thi.ng/rle-pack, which Label Studio uses): a count of words (32), a word's bits less 1 (5), four
+    lengths of counts less 1 (4 each); then runs of a flag (1), the number of a length (2), how many words less 1 (that
+    length), and one word if the flag is set, else all of them. Words are the bytes of RGBA, row after row; a pixel is
+    drawn where its alpha is more than half of the greatest, as a brush fades at its rim. Raises `InputError` where that
+    does not hold or does not fill the picture.
+    """
+    height, width = size
+    alpha = np.frombuffer(_unpacked(data, 4 * height * width), dtype=np.uint8)[3::4].reshape(size)
+    strongest = int(alpha.max(initial=0))
+    return Region.of(alpha > strongest // 2)
+
+
+def png_region(url: str, size: Size) -> Region:
+    """Return the pixels that are not transparent in a PNG given as `data:image/png;base64,...`.
+
+    Raises `InputError` where it cannot be decoded, has no alpha, or has another (height, width).
+    """
+    begin, comma, text = url.partition(",")
+    if not (begin.startswith("data:image/") and begin.endswith(";base64") and comma):
+        raise InputError(f"imageDataURL {url!r:.40} is no picture in base64")
+    try:
+        with Image.open(BytesIO(base64.b64decode(text, validate=True))) as image:
+            if (image.height, image.width) != size:
+                raise InputError(
+                    f"imageDataURL holds a mask of {image.width} x {image.height}, not of {size[1]} x {size[0]}"
+                )
+            if not image.has_transparency_data:
+                raise InputError("imageDataURL holds a picture without transparency, which says nothing of a mask")
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"imageDataURL cannot be decoded ({error})") from None
+    return Region.of(alpha > 0)
+
+
+def _unpacked(data: bytes, count: int) -> bytearray:
+    """Return the `count` bytes that are packed; those of zero stay as they are made."""
+    if 8 * len(data) < _HEADER_BITS:
+        raise InputError(f"rle of {len(data)} bytes is cut off")
+    stated, word = _bits(data, 0, 32), _bits(data, 32, 5) + 1
+    if stated != count or word != 8:
+        raise InputError(f"rle speaks of {stated} words of {word} bits, not of {count} of 8 (RGBA of every pixel)")
+    out = bytearray(count)
+    at = 0
+    for length, value in _runs(data, count):
+        if length == len(value):
+            out[at : at + length] = value
+        elif value != b"\0":
+            out[at : at + length] = value * length
+        at += length
+    return out
+
+
+def _runs(data: bytes, count: int) -> Iterator[tuple[int, bytes]]:
+    """Yield runs until there are `count` bytes: how many they stand for, and the bytes, or the one that repeats."""
+    lengths = [_bits(data, 37 + 4 * n, 4) + 1 for n in range(4)]
+    place, left, end = _HEADER_BITS, count, 8 * len(data)
+    while left:
+        # beyond the end bits read as 0, and where that happened is seen below
+        repeated, number = _bits(data, place, 1), _bits(data, place + 1, 2)
+        length = _bits(data, place + 3, lengths[number]) + 1
+        place += 3 + lengths[number]
+        words = 1 if repeated else length
+        if place + 8 * words > end or length > left:
+            raise InputError(f"rle is cut off or damaged: {left} of {count} bytes are missing")
+        yield length, _bits(data, place, 8 * words).to_bytes(words, "big")
+        place += 8 * words
+        left -= length
+
+
+def _bits(data: bytes, place: int, count: int) -> int:
+    first, last = place >> 3, (place + count + 7) >> 3
+    value = int.from_bytes(data[first:last].ljust(last - first, b"\0"), "big")
+    return value >> ((last << 3) - place - count) & ((1 << count) - 1)
