@@ -209,6 +209,16 @@ def test_given_image_ids_are_kept_and_others_keep_clear(tmp_path: Path) -> None:
     assert [r.image_id for r in CocoPanoptic.open(tmp_path / "out", "train").records] == [3, 1, "x", 2]
 
 
+def test_names_that_are_numbers_are_the_image_ids(tmp_path: Path) -> None:
+    source = made(tmp_path / "in", 2)
+    numbered = tuple(p._replace(key=key) for p, key in zip(source.pictures, ("a/0139", "b/7"), strict=True))
+    convert(replace(source, pictures=numbered), tmp_path / "out", workers=1)
+    assert [r.image_id for r in CocoPanoptic.open(tmp_path / "out", "train").records] == [139, 7]
+    more = (*numbered, made(tmp_path / "in", 3).pictures[2])
+    convert(replace(source, pictures=more), tmp_path / "out", workers=1)
+    assert [r.image_id for r in CocoPanoptic.open(tmp_path / "out", "train").records] == [139, 7, 1]
+
+
 def test_pictures_that_would_be_one_file_are_told(tmp_path: Path) -> None:
     source = made(tmp_path / "in", 2)
     pictures = (source.pictures[0], source.pictures[1]._replace(key="P0"))

@@ -318,9 +318,9 @@ def _check_names(pictures: Sequence[SourcePicture], splits: Mapping[str, str]) -
 
 
 def _image_ids(pictures: Sequence[SourcePicture], splits: Mapping[str, str], ledger: Ledger) -> dict[str, int | str]:
-    """Return every picture's image id: the source's, else the earlier one, else the next free.
+    """Return every picture's image id: the source's, else the earlier one, else its name's own number, else a free one.
 
-    Splits may use the same ids, as COCO's tools keep them apart by their JSONs.
+    A name's number counts where all names are numbers, as `thingstuff predict` has it. Splits may use the same ids, as COCO's tools keep them apart by their JSONs.
     """
     given = Counter((splits[p.key], p.image_id) for p in pictures if p.image_id is not None)
     kept: dict[str, int | str] = {key: done.image["id"] for key, done in ledger.done.items()}
@@ -329,4 +329,13 @@ def _image_ids(pictures: Sequence[SourcePicture], splits: Mapping[str, str], led
             kept[p.key] = p.image_id
     taken = {*kept.values()}
     free = (number for number in range(1, len(pictures) + len(taken) + 1) if number not in taken)
+    if not kept and (numbers := _own_numbers(pictures)):
+        return numbers
     return {p.key: kept[p.key] if p.key in kept else next(free) for p in pictures}
+
+
+def _own_numbers(pictures: Sequence[SourcePicture]) -> dict[str, int | str] | None:
+    stems = [p.key.rpartition("/")[2] for p in pictures]
+    numbers = [int(stem) if stem.isdecimal() and len(stem) < 19 else 0 for stem in stems]
+    good = len({*numbers}) == len(numbers) and 0 not in numbers
+    return {p.key: number for p, number in zip(pictures, numbers, strict=True)} if good else None
