@@ -61,8 +61,8 @@ def legend_of(classes: Iterable[NamedClass]) -> Legend:
     """Return what values mean by their names.
 
     The background means unlabelled where it is 0 or black (a background that somebody gave a number of its own is a
-    class like any other), and so does a name for unlabelled; one for void is ignored. Where they have no name, 0 and black are
-    unlabelled; 255, with 16 bits 65535, and VOC's colour of 255 are ignored.
+    class like any other), and so does a name for unlabelled; one for void is ignored. Where they have no name, 0 and
+    black are unlabelled; 255, with 16 bits 65535, and VOC's colour of 255 are ignored.
     """
     classes = tuple(classes)
     lower = {entry.index: entry.name.lower() for entry in classes}

@@ -320,7 +320,8 @@ def _check_names(pictures: Sequence[SourcePicture], splits: Mapping[str, str]) -
 def _image_ids(pictures: Sequence[SourcePicture], splits: Mapping[str, str], ledger: Ledger) -> dict[str, int | str]:
     """Return every picture's image id: the source's, else the earlier one, else its name's own number, else a free one.
 
-    A name's number counts where all names are numbers, as `thingstuff predict` has it. Splits may use the same ids, as COCO's tools keep them apart by their JSONs.
+    A name's number counts where all names are numbers, as `thingstuff predict` has it. Splits may use the same ids, as
+    COCO's tools keep them apart by their JSONs.
     """
     given = Counter((splits[p.key], p.image_id) for p in pictures if p.image_id is not None)
     kept: dict[str, int | str] = {key: done.image["id"] for key, done in ledger.done.items()}

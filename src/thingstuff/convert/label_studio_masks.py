@@ -4,12 +4,13 @@ Letters: H W pixels of a picture.
 """
 
 import base64
-from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from thingstuff.convert.label_studio_runs import unpack_runs
 from thingstuff.convert.source import Region, Size
 from thingstuff.errors import InputError
 
@@ -26,7 +27,7 @@ def brush_region(data: bytes, size: Size) -> Region:
     does not hold or does not fill the picture.
     """
     height, width = size
-    alpha = np.frombuffer(_unpacked(data, 4 * height * width), dtype=np.uint8)[3::4].reshape(size)
+    alpha = _unpacked(data, 4 * height * width)[3::4].reshape(size)
     strongest = int(alpha.max(initial=0))
     return Region.of(alpha > strongest // 2)
 
@@ -55,42 +56,22 @@ def png_region(url: str, size: Size) -> Region:
     return Region.of(alpha > 0)
 
 
-def _unpacked(data: bytes, count: int) -> bytearray:
-    """Return the `count` bytes that are packed; those of zero stay as they are made."""
+def _unpacked(data: bytes, count: int) -> npt.NDArray[np.uint8]:
+    """Return the `count` bytes that are packed."""
     if 8 * len(data) < _HEADER_BITS:
         raise InputError(f"rle of {len(data)} bytes is cut off")
     stated, word = _bits(data, 0, 32), _bits(data, 32, 5) + 1
     if stated != count or word != 8:
         raise InputError(f"rle speaks of {stated} words of {word} bits, not of {count} of 8 (RGBA of every pixel)")
-    out = bytearray(count)
-    at = 0
-    for length, value in _runs(data, count):
-        if length == len(value):
-            out[at : at + length] = value
-        elif value != b"\0":
-            out[at : at + length] = value * length
-        at += length
+    first, second, third, fourth = (_bits(data, 37 + 4 * number, 4) + 1 for number in range(4))
+    out = np.zeros(count, dtype=np.uint8)
+    filled = unpack_runs(data, _HEADER_BITS, (first, second, third, fourth), out)
+    if filled < count:
+        raise InputError(f"rle is cut off or damaged: {count - filled} of {count} bytes are missing")
     return out
-
-
-def _runs(data: bytes, count: int) -> Iterator[tuple[int, bytes]]:
-    """Yield runs until there are `count` bytes: how many they stand for, and the bytes, or the one that repeats."""
-    lengths = [_bits(data, 37 + 4 * n, 4) + 1 for n in range(4)]
-    place, left, end = _HEADER_BITS, count, 8 * len(data)
-    while left:
-        # beyond the end bits read as 0, and where that happened is seen below
-        repeated, number = _bits(data, place, 1), _bits(data, place + 1, 2)
-        length = _bits(data, place + 3, lengths[number]) + 1
-        place += 3 + lengths[number]
-        words = 1 if repeated else length
-        if place + 8 * words > end or length > left:
-            raise InputError(f"rle is cut off or damaged: {left} of {count} bytes are missing")
-        yield length, _bits(data, place, 8 * words).to_bytes(words, "big")
-        place += 8 * words
-        left -= length
 
 
 def _bits(data: bytes, place: int, count: int) -> int:
     first, last = place >> 3, (place + count + 7) >> 3
-    value = int.from_bytes(data[first:last].ljust(last - first, b"\0"), "big")
+    value = int.from_bytes(data[first:last], "big")
     return value >> ((last << 3) - place - count) & ((1 << count) - 1)
