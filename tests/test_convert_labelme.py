@@ -232,7 +232,7 @@ def test_folders_within_are_read_and_what_has_no_labels_is_noted(tmp_path: Path)
         ("../pictures/a.png", "pictures/a.png"),
         ("..\\pictures\\a.png", "pictures/a.png"),
         ("C:\\Users\\me\\a.png", "labels/a.png"),
-        ("/home/me/a.png", "labels/a.png"),
+        ("/data/me/a.png", "labels/a.png"),
         ("a.jpg", "labels/a.png"),  # the pictures were turned into another kind since
     ],
 )

@@ -14,9 +14,10 @@ ALLOWED_SPDX = {
 # As classifiers and the free-text field have them, where they are no SPDX expression.
 ALLOWED_NAMES = {
     "apache", "apache 2.0", "apache license", "apache license 2.0", "apache software license", "bsd", "bsd license",
-    "bsd 3-clause license", "3-clause bsd license", "boost software license 1.0 (bsl-1.0)", "cmu license (mit-cmu)",
+    "bsd 3-clause license", "3-clause bsd license", "2-clause bsd license", "boost software license 1.0 (bsl-1.0)", "cmu license (mit-cmu)",
     "freebsd", "historical permission notice and disclaimer (hpnd)", "isc license", "isc license (iscl)", "mit license",
-    "mozilla public license 2.0 (mpl 2.0)", "python software foundation license", "the unlicense (unlicense)",
+    "mozilla public license 2.0 (mpl 2.0)", "python software foundation license", "psfl",
+    "the unlicense (unlicense)",
     "zlib/libpng license",
 }  # fmt: skip
 # Distribution -> why it may be used although its metadata does not tell: someone has read its licence. Empty so far.

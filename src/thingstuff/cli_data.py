@@ -7,6 +7,19 @@ import typer
 
 OVERLAPS = "smaller-on-top, larger-on-top, last, first, or error"
 Names = list[str] | None
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")]
+Copy = Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of linking them.")]
+Components = Annotated[
+    bool, typer.Option("--components", help="Things of semantic PNGs are their connected components.")
+]
+FillMap = Annotated[Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")]
+
+Rim = Annotated[
+    int | None, typer.Option(min=0, help="Pixels around drawn things left void; 1 % of the shorter side if not given.")
+]
+MinScore = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Confidence below which nothing is filled; 0.5 if not given.")
+]
 
 
 def convert(
@@ -19,9 +32,7 @@ def convert(
     pictures: Annotated[Path | None, typer.Option(help="Folder of the pictures, if not beside the labels.")] = None,
     semantic: Annotated[Path | None, typer.Option(help="Folder of semantic PNGs: stuff below the instances.")] = None,
     names: Annotated[Path | None, typer.Option(help="File of class names: a line each, or YAML.")] = None,
-    components: Annotated[
-        bool, typer.Option("--components", help="Things of semantic PNGs are their connected components.")
-    ] = False,
+    components: Components = False,
     overlap: Annotated[str, typer.Option(help=f"Who gets pixels of several: {OVERLAPS}.")] = "smaller-on-top",
     min_area: Annotated[int, typer.Option(min=0, help="Segments of fewer pixels become void.")] = 0,
     background: Annotated[str | None, typer.Option(help="Class of stuff for unlabelled pixels; else void.")] = None,
@@ -43,9 +54,7 @@ def convert(
     fill_things: Annotated[
         bool, typer.Option("--fill-things", help="Fill in its things of other classes, too.")
     ] = False,
-    fill_map: Annotated[
-        Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")
-    ] = None,
+    fill_map: FillMap = None,
     rim: Annotated[
         int | None,
         typer.Option(min=0, help="Pixels around drawn things left void; 1 % of the shorter side if not given."),
@@ -59,11 +68,11 @@ def convert(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be converted.")
     ] = False,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of linking them.")] = False,
+    copy: Copy = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier conversion in the folder.")
     ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")] = None,
+    workers: Workers = None,
 ) -> None:
     """Make a COCO panoptic data set of labels of any tool, or labels of other formats of COCO panoptic."""
     given = locals()
@@ -80,14 +89,14 @@ def check(
     data: Annotated[Path, typer.Argument(help="Data folder or YAML.")],
     split: Annotated[Names, typer.Option(help="Split to look at, all if not given; repeatable.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Folder for a repaired copy; the data set stays as it is.")] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of linking them (--fix).")] = False,
+    copy: Copy = False,
     min_area: Annotated[int, typer.Option(min=0, help="Segments of fewer pixels become void (--fix).")] = 0,
     drop_duplicates: Annotated[
         bool, typer.Option("--drop-duplicates", help="Leave pictures that val has too out of train (--fix).")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Look at the JSONs and the files' headers alone.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write all findings to this file.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")] = None,
+    workers: Workers = None,
 ) -> None:
     """Find what is wrong or odd in a COCO panoptic data set; exit code 1 where there are errors."""
     given = locals()
@@ -108,7 +117,7 @@ def show(
     limit: Annotated[int | None, typer.Option(min=1, help="Show so many pictures, those with errors first.")] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not look for what is wrong or odd.")] = False,
     findings: Annotated[Path | None, typer.Option(help="What an earlier check wrote (--json), instead.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")] = None,
+    workers: Workers = None,
 ) -> None:
     """Make a page to leaf through pictures with their maps, and contact sheets."""
     given = locals()
