@@ -14,7 +14,8 @@ ALLOWED_SPDX = {
 # As classifiers and the free-text field have them, where they are no SPDX expression.
 ALLOWED_NAMES = {
     "apache", "apache 2.0", "apache license", "apache license 2.0", "apache software license", "bsd", "bsd license",
-    "bsd 3-clause license", "3-clause bsd license", "2-clause bsd license", "boost software license 1.0 (bsl-1.0)", "cmu license (mit-cmu)",
+    "bsd 3-clause license", "3-clause bsd license", "2-clause bsd license", "boost software license 1.0 (bsl-1.0)",
+    "cmu license (mit-cmu)",
     "freebsd", "historical permission notice and disclaimer (hpnd)", "isc license", "isc license (iscl)", "mit license",
     "mozilla public license 2.0 (mpl 2.0)", "python software foundation license", "psfl",
     "the unlicense (unlicense)",

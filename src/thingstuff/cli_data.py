@@ -14,6 +14,8 @@ Components = Annotated[
 ]
 FillMap = Annotated[Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")]
 
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion in the folder.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be converted.")]
 Rim = Annotated[
     int | None, typer.Option(min=0, help="Pixels around drawn things left void; 1 % of the shorter side if not given.")
 ]
@@ -65,9 +67,7 @@ def convert(
     drop_filled: Annotated[
         bool, typer.Option("--drop-filled", help="Leave out what a model filled in before (to fill again).")
     ] = False,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be converted.")
-    ] = False,
+    skip_broken: SkipBroken = False,
     copy: Copy = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier conversion in the folder.")

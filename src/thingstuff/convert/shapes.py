@@ -36,8 +36,7 @@ def polygon_region(polygons: Sequence[Sequence[float | int]], size: Size) -> Reg
         if max(map(abs, piece)) > _FARTHEST * max(size):
             raise InputError(f"a polygon that reaches {max(piece, key=abs):.4g} in a picture of {size[1]} x {size[0]}")
     # of the whole picture: in a window around the polygon the tool would round some borders otherwise
-    runs = coco_mask.merge(coco_mask.frPyObjects(pieces, *size))
-    return Region.of(coco_mask.decode(runs).astype(np.bool_))
+    return _decoded(coco_mask.merge(coco_mask.frPyObjects(pieces, *size)))
 
 
 def rectangle_region(left: float, top: float, right: float, bottom: float, size: Size) -> Region:
@@ -69,7 +68,7 @@ def rle_region(counts: "str | bytes | Sequence[int]", size: Size) -> Region:
         if _compressed_length(data) != height * width:
             raise InputError(f"compressed run lengths that do not fill {width} x {height} pixels")
         runs = {"size": [height, width], "counts": data}
-    return Region.of(coco_mask.decode(runs).astype(np.bool_))
+    return _decoded(runs)
 
 
 def union(regions: Sequence[Region]) -> Region:
@@ -124,6 +123,13 @@ def component_regions(mask: npt.NDArray[np.bool_]) -> list[Region]:
         Region(window[0].start, window[1].start, np.ascontiguousarray(numbers[window] == number))
         for number, window in enumerate(find_objects(numbers), 1)
     ]
+
+
+def _decoded(runs: dict[str, Any]) -> Region:
+    # the box is found in the runs, so that the whole picture need not be looked through
+    x, y, width, height = map(int, coco_mask.toBbox(runs))
+    mask = coco_mask.decode(runs)[y : y + height, x : x + width]
+    return Region(y, x, np.ascontiguousarray(mask).astype(np.bool_))
 
 
 def _compressed_length(data: bytes) -> int:
