@@ -612,7 +612,7 @@ def test_where_nothing_is_left_leniency_ends(case: Case, edit: Callable[[Case], 
 def test_every_kind_of_problem_occurs_in_these_tests() -> None:
     # faulty instances are those of AP, which has tests of its own
     elsewhere = {"category colour", "one kind of classes", "nothing annotated", "nothing predicted", "faulty instance"}
-    elsewhere |= {"shared map", "infinite IoU", "no instances"}
+    elsewhere |= {"shared map", "infinite IoU", "no instances", "filled segments"}
     assert {c.kind for c in CASES} | elsewhere == KINDS.keys()
 
 

@@ -18,6 +18,7 @@ from thingstuff.io import (
     LARGEST_ID,
     atomic_write,
     check_picture_size,
+    exif_orientation,
     id_map_size,
     read_id_map,
     read_json,
@@ -465,3 +466,27 @@ def test_damage_is_told_without_naming_what_pillow_reads_from(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"map\.png cannot be read") as error:
         read_id_map(path)
     assert "BytesIO" not in str(error.value)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_orientation_of_a_png_is_found_without_its_pixels(tmp_path: Path, behind: bool) -> None:
+    """EXIF may stand before or behind the pixels; where there is none they are not decoded to look for it."""
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    length = 12 + int.from_bytes(data[start : start + 4], "big")
+    chunk, rest = data[start : start + length], data[:start] + data[start + length :]
+    if behind:
+        path.write_bytes(rest[:-12] + chunk + rest[-12:])
+    with Image.open(path) as image:
+        assert exif_orientation(image) == 6
+    assert read_picture(path).size == (20, 30)
+    path.write_bytes(rest)
+    with Image.open(path) as image:
+        assert exif_orientation(image) == 1
+        assert image.fp is not None, "decoding would have closed the file"
+        image.load()
+        assert image.size == (30, 20)

@@ -69,6 +69,7 @@ class Request:
     like_panopticapi: bool = False
     threads: int | None = None
     boundary: bool = False
+    leave_out_filled: bool = False
     per_class: bool = False
     why: bool = False
     json: Path | None = None
@@ -93,6 +94,8 @@ class Request:
             raise InputError(f"{' and '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} missing; {ways}")
         if self.lenient and self.like_panopticapi:
             raise InputError("--lenient and --like-panopticapi are two ways to take faulty files; choose one of them")
+        if self.leave_out_filled and self.like_panopticapi:
+            raise InputError("panopticapi knows no filled segments: leave out --like-panopticapi or --leave-out-filled")
 
     def _given(self, names: Sequence[str]) -> list[str]:
         """Return those of the options that were given, as a user writes them."""
@@ -298,6 +301,7 @@ def _evaluate_one(request: Request, position: int, progress: Progress) -> "tuple
         lenient=request.lenient,
         like_panopticapi=request.like_panopticapi,
         boundary=request.boundary,
+        leave_out_filled=request.leave_out_filled,
         threads=request.threads,
         progress=progress,
     )

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image
 from thingstuff.errors import InputError
 from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Categories, Panoptic
-from thingstuff.png_maps import decode_plain, silent_fault
+from thingstuff.png_maps import chunk_heads, decode_plain, silent_fault
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -221,6 +221,16 @@ def check_picture_size(path: str | Path, size: Size) -> None:
         _orientation(path, image, size)
 
 
+def exif_orientation(image: Image.Image) -> int:
+    """Return an opened picture's EXIF orientation (1 to 8) by its header alone; 1 where it has none."""
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys() and not _told_behind(image):
+        # else Pillow decodes the whole picture to look for EXIF behind its pixels
+        image.info["exif"] = b""
+    # Pillow turns TIFFs itself while it decodes them
+    code = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
+    return int(code) if code in range(1, 9) else 1
+
+
 def write_coco_panoptic(
     folder: str | Path,
     panoptics: Mapping[str, Panoptic],
@@ -295,6 +305,21 @@ def _decoding(path: Path, remedy: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({reason}); {remedy}") from error
 
 
+def _told_behind(image: Image.Image) -> bool:
+    """Whether a PNG has chunks behind its pixels that may hold EXIF; its file stands where it stood."""
+    file = getattr(image, "fp", None)  # an `ImageFile` that is not yet decoded has one
+    if file is None:
+        return True
+    before = file.tell()
+    try:
+        file.seek(len(_PNG_SIGNATURE))
+        kinds = [kind for kind, _ in chunk_heads(file)]
+    finally:
+        file.seek(before)
+    behind = kinds[kinds.index(b"IDAT") :] if b"IDAT" in kinds else kinds
+    return bool({b"eXIf", b"tEXt", b"zTXt", b"iTXt"}.intersection(behind))
+
+
 def _open_map(path: Path) -> BinaryIO:
     mode = path.stat().st_mode
     # opening a pipe waits for its other end, and a device may never end
@@ -316,12 +341,11 @@ def _png_size(path: Path, header: bytes) -> Size:
 
 
 def _orientation(path: Path, image: Image.Image, size: Size | None) -> int:
-    # Pillow turns TIFFs itself while it decodes them.
-    code = 1 if image.format == "TIFF" else image.getexif().get(ExifTags.Base.Orientation, 1)
+    code = exif_orientation(image)
     raw = (image.height, image.width)
     turned = (image.width, image.height) if code in (5, 6, 7, 8) else raw
     if size is None or turned == size:
-        return int(code)
+        return code
     if raw == size:
         return 1
     raise InputError(

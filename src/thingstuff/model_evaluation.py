@@ -25,14 +25,18 @@ def evaluate_run(
     *,
     boundary: bool = False,
     ap: bool = False,
+    leave_out_filled: bool = False,
 ) -> Evaluation:
     """Score a checkpoint, a run's best one or published weights on a split, with settings of the model by dotted key.
 
-    `boundary` adds Boundary PQ, `ap` AP of the scored things. Raises `InputError` where model and data differ in their
+    `boundary` adds Boundary PQ, `ap` AP of the scored things; `leave_out_filled` takes what a model filled into
+    the ground truth for void. Raises `InputError` where model and data differ in their
     categories, and for files that cannot be read.
     """
     model, dataset = _opened(weights, data, split, changes or {})
-    return evaluate_model(model, dataset, progress=progress, boundary=boundary, ap=ap)
+    return evaluate_model(
+        model, dataset, progress=progress, boundary=boundary, ap=ap, leave_out_filled=leave_out_filled
+    )
 
 
 def evaluate_as_asked(request: Request, progress: Progress | None = None) -> tuple[Evaluation, EvaluationReport | None]:
@@ -42,7 +46,15 @@ def evaluate_as_asked(request: Request, progress: Progress | None = None) -> tup
     changes = parse_overrides(list(request.settings or ()))
     model, data = _opened(request.weights, request.data, request.split, changes)
     with picture_lines(request.per_picture) as lines:
-        result = evaluate_model(model, data, progress=progress, boundary=request.boundary, ap=request.ap, lines=lines)
+        result = evaluate_model(
+            model,
+            data,
+            progress=progress,
+            boundary=request.boundary,
+            ap=request.ap,
+            leave_out_filled=request.leave_out_filled,
+            lines=lines,
+        )
     if request.report is None:
         return result, None
     report = EvaluationReport(
@@ -50,7 +62,7 @@ def evaluate_as_asked(request: Request, progress: Progress | None = None) -> tup
         command=request.command,
         categories=data.categories,
         evaluation=result,
-        worst=make_examples(model, data, worst_positions(data, result)[:EXAMPLES]),
+        worst=make_examples(model, data, worst_positions(data, result)[:EXAMPLES], request.leave_out_filled),
     )
     return result, report
 

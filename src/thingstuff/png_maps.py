@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from types import ModuleType
+from typing import IO
 
 import numpy as np
 from jaxtyping import Int32
@@ -60,6 +61,14 @@ def silent_fault(data: bytes) -> str | None:
     packed = b"".join(content for kind, content in _chunks(data) if kind == b"IDAT")
     found = len(zlib.decompressobj().decompress(packed, wanted))
     return None if found == wanted else f"its pixels are cut off after {found:,} of {wanted:,} bytes"
+
+
+def chunk_heads(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Yield (kind, length) of every chunk of a PNG that stands behind its signature, without reading what they hold."""
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        yield kind, length
+        file.seek(length + 4, 1)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

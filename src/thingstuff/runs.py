@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from thingstuff import checkpoint, pretrained
 from thingstuff.backbone_weights import told_by_backbone
 from thingstuff.backbones import ResNet
+from thingstuff.checking.quick import quick_check
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
@@ -227,6 +228,8 @@ def train_run(
         raise InputError(
             f"{val.paths.json}: its categories are not those of {train.paths.json}; both splits need the same"
         )
+    if not resume:
+        _tell_warnings(config, train, val, say)
     if is_main_process():
         _refuse_used_folder(out, resume or overwrite)
         _refuse_to_replace(config.first_weights, out, resume)
@@ -242,6 +245,18 @@ def train_run(
     if not is_main_process():
         return RunResult(out, out / REPORT, None, _measurable(model, config.train))
     return finish_run(config, out, val, extras or Extras(), listener)
+
+
+def _tell_warnings(
+    config: RunConfig, train: CocoPanoptic, val: CocoPanoptic | None, say: Callable[[str], None]
+) -> None:
+    """Tell what is doubtful about the data by its JSONs alone."""
+    named = ((config.train_split, train), (config.val_split, val))
+    findings = quick_check([(name, dataset) for name, dataset in named if name is not None and dataset is not None])
+    if findings.grade_count("warning"):
+        for line in findings.text(grades=("warning",)).splitlines():
+            say(line)
+        say(f"more on the data, and a repaired copy: {shlex.join(['thingstuff', 'check', config.data])} --fix OUT")
 
 
 def _first_model(config: RunConfig, categories: Categories, begun: bool, say: Callable[[str], None]) -> PanopticModel:

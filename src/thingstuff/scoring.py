@@ -13,10 +13,12 @@ from thingstuff.evaluation.causes import segment_errors
 from thingstuff.evaluation.evaluator import Evaluator
 from thingstuff.evaluation.pairs import compare_maps
 from thingstuff.evaluation.picture_sums import PictureLines
+from thingstuff.evaluation.problems import Problem, ProblemFile, tell_filled
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.evaluation.segments import ScoredPicture
 from thingstuff.instances import Instances
 from thingstuff.models.base import PanopticModel
+from thingstuff.panoptic import Panoptic
 from thingstuff.report_pictures import Example
 
 
@@ -29,23 +31,26 @@ def evaluate_model(
     batch_size: int = 8,
     boundary: bool = False,
     ap: bool = False,
+    leave_out_filled: bool = False,
     lines: PictureLines | None = None,
 ) -> Evaluation:
     """Predict a split and score it; with several processes each takes its share and all get the whole.
 
-    `boundary` adds Boundary PQ; `ap` adds AP of the model's scored things, which one process alone can measure.
-    `progress` is called with the pictures done and in all.
+    `boundary` adds Boundary PQ; `ap` adds AP of the model's scored things, which one process alone can measure;
+    `leave_out_filled` takes what a model filled into the ground truth for void. `progress` is called with the pictures
+    done and in all.
     """
     rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     assert processes == 1 or not ap
     mine = list(range(rank, len(data), processes))
     whole = Evaluator(data.categories, boundary, lines)
     instances = InstanceAccumulator(data.categories) if ap else None
+    truth = data.drawn_panoptic if leave_out_filled else data.panoptic
     share: list[tuple[int, ScoredPicture]] = []
     for begin in range(0, len(mine), 4 * batch_size):
         indices = mine[begin : begin + 4 * batch_size]
         for index, picture in zip(
-            indices, _compared(model, data, indices, batch_size, boundary, instances), strict=True
+            indices, _compared(model, data, truth, indices, batch_size, boundary, instances), strict=True
         ):
             if processes == 1:
                 whole.add(picture)
@@ -56,12 +61,17 @@ def evaluate_model(
     if processes > 1:
         for _, picture in sorted(gather_object(share), key=lambda entry: entry[0]):  # the order decides the last bit
             whole.add(picture)
-    return whole.result(ap=instances.result() if instances else None)
+    told: list[Problem] = []
+    if leave_out_filled:
+        filled = sum(segment.filled for record in data.records for segment in record.segments)
+        tell_filled(ProblemFile(told, data.paths.json), filled)
+    return whole.result(instances.result() if instances else None, told)
 
 
 def _compared(
     model: PanopticModel,
     data: CocoPanoptic,
+    truth_of: Callable[[int], Panoptic],
     indices: list[int],
     batch_size: int,
     boundary: bool,
@@ -79,7 +89,7 @@ def _compared(
         predicted = model.predict_with_instances(pictures, watch, batch_size)
     compared = []
     for index, image_id, prediction in zip(indices, image_ids, predicted, strict=True):
-        truth = data.panoptic(index)
+        truth = truth_of(index)
         compared.append(compare_maps(truth, prediction, image_id, data.categories, boundary))
         if instances is not None:
             instances.add_truth(image_id, truth)
@@ -113,12 +123,15 @@ def worst_positions(data: CocoPanoptic, evaluation: Evaluation) -> list[int]:
     return [position[picture.image_id] for picture in evaluation.errors.worst]
 
 
-def make_examples(model: PanopticModel, data: CocoPanoptic, chosen: Sequence[int]) -> list[Example]:
+def make_examples(
+    model: PanopticModel, data: CocoPanoptic, chosen: Sequence[int], leave_out_filled: bool = False
+) -> list[Example]:
     """Predict pictures of a split again, each with its PQ and what went wrong."""
+    truth_of = data.drawn_panoptic if leave_out_filled else data.panoptic
     pictures = [data.picture(i) for i in chosen]
     examples = []
     for index, picture, prediction in zip(chosen, pictures, model.predict(pictures), strict=True):
-        record, truth = data.records[index], data.panoptic(index)
+        record, truth = data.records[index], truth_of(index)
         compared = compare_maps(truth, prediction, record.image_id, data.categories)
         errors = segment_errors(compared)
         examples.append(Example(record.file_name, picture, truth, prediction, compared.matches.pq, errors))

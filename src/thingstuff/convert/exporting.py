@@ -1,13 +1,12 @@
 """From a COCO panoptic data set to COCO instances, semantic PNGs or YOLO segmentation."""
 
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from thingstuff.convert.aside import made_aside
 from thingstuff.convert.coco_instances_writer import CocoInstancesWriter
 from thingstuff.convert.export_target import Done, Writer, check_names
 from thingstuff.convert.pool import in_processes
@@ -70,7 +69,7 @@ def export(
         check_names(split)
     total = sum(map(len, opened.values()))
     counts: Counter[str] = Counter()
-    with _made_aside(out) as folder:
+    with made_aside(out, "--to") as folder:
         writer = _WRITERS[target](folder, categories, copy)
         for name, split in opened.items():
             with closing(in_processes(writer.work(name), writer.tasks(split), workers)) as results:
@@ -99,21 +98,3 @@ def _counted(
         if progress:
             progress(counts[_PICTURES], total)
         yield result
-
-
-@contextmanager
-def _made_aside(out: Path) -> Iterator[Path]:
-    """Give a new folder that takes the name `out` when all went well, and is removed where anything did not."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"{out} is there already and not empty; nothing is overwritten: give another --to")
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    aside = out.absolute().with_name(f".{out.absolute().name}.{secrets.token_hex(4)}.part")
-    aside.mkdir()
-    try:
-        yield aside
-        if out.exists():
-            out.rmdir()
-        aside.rename(out)
-    except BaseException:
-        shutil.rmtree(aside)
-        raise

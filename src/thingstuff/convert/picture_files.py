@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from thingstuff.convert.source import Size
 from thingstuff.errors import InputError
+from thingstuff.io import exif_orientation
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 
@@ -40,7 +41,7 @@ def picture_size(path: Path) -> Size:
     """
     try:
         with Image.open(path) as image:
-            turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned = exif_orientation(image) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except FileNotFoundError:
         raise InputError(f"{path} is not there; put the picture there or correct the name") from None

@@ -84,6 +84,7 @@ def evaluate(
     like_panopticapi: bool = False,
     lenient: bool = False,
     boundary: bool = False,
+    leave_out_filled: bool = False,
     instances: str | Path | None = None,
     per_picture: str | Path | None = None,
     threads: int | None = None,
@@ -94,14 +95,15 @@ def evaluate(
     A folder of PNGs defaults to the JSON's path without .json, else to panoptic/ beside it. Files are checked as they
     are scored: strictly, one `EvaluationProblemsError` (an `InputError`) lists all that is wrong with them; `lenient`
     scores what can be scored and tells what it left out (docs/evaluation.md); `like_panopticapi` takes and refuses
-    what panopticapi does. `boundary` adds Boundary PQ, `instances` (a COCO results JSON) AP of the things.
+    what panopticapi does. `leave_out_filled` takes what a model filled into the ground truth (`thingstuff convert
+    --fill-stuff-with`) for void. `boundary` adds Boundary PQ, `instances` (a COCO results JSON) AP of the things.
     `per_picture` streams every picture's sums to a new file, a JSON line each. `threads` defaults to all cores.
     `progress` is told (pictures done, of how many). Of lists, areas are counted; what speaks of files is refused there.
     """
     refuse_other_sources({"gt": gt, "pred": pred})
     if not isinstance(gt, str | Path) and not isinstance(pred, str | Path):
-        if gt_folder or pred_folder or like_panopticapi or lenient or instances or threads:
-            alone = "folders, like_panopticapi, lenient, instances and threads"
+        if gt_folder or pred_folder or like_panopticapi or lenient or leave_out_filled or instances or threads:
+            alone = "folders, like_panopticapi, lenient, leave_out_filled, instances and threads"
             raise InputError(f"two lists of Panoptic without {alone}, which are for files")
         return _evaluate_maps(gt, pred, boundary, per_picture, progress)
     if not isinstance(gt, str | Path) or not isinstance(pred, str | Path):
@@ -109,6 +111,7 @@ def evaluate(
     for path in (gt, pred):
         refuse_binary(path)
     how = {"lenient": lenient, "like_panopticapi": like_panopticapi, "boundary": boundary}
+    how["leave_out_filled"] = leave_out_filled
     with closing(scored_pairs(gt, pred, gt_folder, pred_folder, **how, threads=threads, progress=progress)) as pairs:
         return evaluate_pairs(pairs, boundary, instances, per_picture, lenient)
 
@@ -241,6 +244,7 @@ def compare(
     lenient: bool = False,
     like_panopticapi: bool = False,
     boundary: bool = False,
+    leave_out_filled: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ComparedPredictions:
@@ -264,6 +268,7 @@ def compare(
             like_panopticapi=like_panopticapi,
             lenient=lenient,
             boundary=boundary,
+            leave_out_filled=leave_out_filled,
             threads=threads,
             progress=progress,
         )

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from thingstuff.data.coco import FILLED
 from thingstuff.errors import InputError
 from thingstuff.evaluation.counting import overlaps
 from thingstuff.evaluation.file_categories import FileCategories
@@ -58,23 +59,31 @@ class PairPaths(NamedTuple):
 
 
 class ComparedPair(NamedTuple):
-    """A picture's comparison (None where it was left out), its faults, and how many segments its JSONs list."""
+    """A picture's comparison (None where it was left out), its faults, and how many segments its JSONs list.
+
+    `filled` are those of the ground truth that were left out because a model filled them in.
+    """
 
     image_id: ImageId
     picture: ScoredPicture | None
     problems: list[Problem]
     annotated: int
     predicted: int
+    filled: int = 0
 
 
 @dataclass(frozen=True)
 class PairComparison:
-    """How pictures of two files are compared: what has a fault is left out as narrowly as can be, and told."""
+    """How pictures of two files are compared: what has a fault is left out as narrowly as can be, and told.
+
+    With `leave_out_filled`, what a model filled into the ground truth is void.
+    """
 
     truth: SideFiles
     prediction: SideFiles
     classes: FileCategories
     boundary: bool
+    leave_out_filled: bool = False
 
     def __call__(self, pair: FilePair) -> ComparedPair:
         """Compare one picture; `ScoredPicture` where there is anything to compare, areas as counted in the maps.
@@ -82,23 +91,23 @@ class PairComparison:
         Raises `InputError` where a JSON was changed since it was indexed.
         """
         problems: list[Problem] = []
-        truth = _Side(self.truth, pair.image_id, self.classes, problems, is_truth=True)
-        prediction = _Side(self.prediction, pair.image_id, self.classes, problems, is_truth=False)
+        truth = PictureSide(self.truth, pair.image_id, self.classes, problems, is_truth=True)
+        prediction = PictureSide(self.prediction, pair.image_id, self.classes, problems, is_truth=False)
         truth.read(pair.truth)
         if pair.prediction is None:
             prediction.problem("missing prediction", "has no prediction")
         else:
             prediction.read(pair.prediction)
         _check_sizes(truth, prediction, pair.size)
-        picture = None
+        picture, filled = None, 0
         if truth.usable and prediction.usable:
-            picture = self._compared(truth, prediction)
+            picture, filled = self._compared(truth, prediction)
         else:
             truth.check(truth.areas())
             prediction.check(prediction.areas())
-        return ComparedPair(pair.image_id, picture, problems, len(truth.infos), len(prediction.infos))
+        return ComparedPair(pair.image_id, picture, problems, len(truth.infos), len(prediction.infos), filled)
 
-    def _compared(self, truth: "_Side", prediction: "_Side") -> ScoredPicture | None:
+    def _compared(self, truth: "PictureSide", prediction: "PictureSide") -> tuple[ScoredPicture | None, int]:
         assert truth.ids is not None
         assert prediction.ids is not None
         maps = truth.ids, prediction.ids
@@ -107,14 +116,16 @@ class PairComparison:
         truth.check(areas[0])
         prediction.check(areas[1])
         if not (truth.fits and prediction.fits):
-            return None
+            return None, 0
+        filled = truth.leave_out_filled() if self.leave_out_filled else 0
         voided = truth.voided(areas[0]), prediction.voided(areas[1])
         if any(voided):
             maps = _blanked(truth.ids, voided[0]), _blanked(prediction.ids, voided[1])
             shared = overlaps(*maps)
             areas = segment_areas(shared)
         predictions = {i: segment.category_id for i, segment in prediction.segments.items()}
-        return scored(truth.image_id, maps, truth.segments, predictions, shared, areas, self.boundary)
+        picture = scored(truth.image_id, maps, truth.segments, predictions, shared, areas, self.boundary)
+        return picture, filled
 
 
 def picture_name(name: object) -> str | None:
@@ -141,7 +152,7 @@ def scored(
     return ScoredPicture(image_id, shared, truths, predictions, matches, own, areas)
 
 
-class _Side:
+class PictureSide:
     """A picture's ground truth or prediction: what the JSON lists, the map, and the segments that can be used."""
 
     def __init__(
@@ -149,6 +160,8 @@ class _Side:
     ) -> None:
         self.image_id, self.is_truth = image_id, is_truth
         self.infos: list[Any] = []
+        self.listed = False  # whether the entry has a list of segments
+        self.map_name: str | None = None
         self.ids: Int32[np.ndarray, "H W"] | None = None
         self.fits = True
         self.segments: dict[int, TruthSegment] = {}
@@ -158,20 +171,9 @@ class _Side:
 
     def read(self, annotation: Entry) -> None:
         """Take the picture's entry apart and read its map."""
-        entry = entry_of(annotation.text, self._files.json, self.image_id)
-        faults = {name: field_fault(entry, {name: kind}) for name, kind in _ANNOTATION.items()}
-        for fault in filter(None, faults.values()):
-            self.problem("faulty annotation", f"annotations[{annotation.position}]: {fault}")
-        if not faults["segments_info"]:
-            self.infos = entry["segments_info"]
-        if faults["file_name"]:
+        path = self.read_entry(annotation)
+        if path is None:
             return
-        if leads_out(entry["file_name"]):
-            message = f"annotations[{annotation.position}]: file_name {shown(entry['file_name'])}"
-            self.problem("outside the folder", message)
-            return
-        path = self._files.maps / entry["file_name"]
-        self.of_map = ProblemFile(self._problems, path, self.image_id)
         try:
             ids = read_id_map(path)
         except InputError as error:
@@ -179,12 +181,32 @@ class _Side:
             kind = "unreadable map" if os.path.isfile(path) else "missing map"
             self.of_map(kind, str(error).removeprefix(f"{path} "))
             return
-        if faults["segments_info"]:
+        if not self.listed:
             return
-        if reason := _no_map(ids, self._listed()):
+        if reason := _no_map(ids, self.listed_ids()):
             self.of_map("unreadable map", reason)
         else:
             self.ids = ids
+
+    def read_entry(self, annotation: Entry) -> Path | None:
+        """Take the picture's entry apart; return where its map lies, None where it does not say so."""
+        entry = entry_of(annotation.text, self._files.json, self.image_id)
+        faults = {name: field_fault(entry, {name: kind}) for name, kind in _ANNOTATION.items()}
+        for fault in filter(None, faults.values()):
+            self.problem("faulty annotation", f"annotations[{annotation.position}]: {fault}")
+        self.listed = not faults["segments_info"]
+        if self.listed:
+            self.infos = entry["segments_info"]
+        if faults["file_name"]:
+            return None
+        if leads_out(entry["file_name"]):
+            message = f"annotations[{annotation.position}]: file_name {shown(entry['file_name'])}"
+            self.problem("outside the folder", message)
+            return None
+        self.map_name = entry["file_name"]
+        path: Path = self._files.maps / entry["file_name"]
+        self.of_map = ProblemFile(self._problems, path, self.image_id)
+        return path
 
     def check_size(self, wanted: Size | None, of: str) -> None:
         """Tell of a map that has another size than wanted; what its ids are then is no further fault."""
@@ -207,7 +229,7 @@ class _Side:
         if faultless is not None:
             self.segments = faultless
             return
-        if areas is not None and _swapped(areas, self._listed()):
+        if areas is not None and is_swapped(areas, self.listed_ids()):
             message = "holds ids that are listed only with red and blue swapped: is it written as BGR?"
             self.of_map("unreadable map", message)
             self.fits, areas = False, None
@@ -221,10 +243,17 @@ class _Side:
         if areas is not None:
             self._check_listed(areas, listed)
 
-    def _listed(self) -> set[int]:
+    def listed_ids(self) -> set[int]:
         """Return the ids that `segments_info` lists, of those that a map can hold."""
         ids = (info.get("id") for info in self.infos if isinstance(info, dict))
         return {i for i in ids if type(i) is int and 0 < i <= LARGEST_ID}
+
+    def leave_out_filled(self) -> int:
+        """Let go of the segments that a model filled in; return how many there were."""
+        marked = {_whole(info.get("id")) for info in self.infos if isinstance(info, dict) and info.get(FILLED)}
+        usable = len(self.segments)
+        self.segments = {i: segment for i, segment in self.segments.items() if i not in marked}
+        return usable - len(self.segments)
 
     def voided(self, areas: Mapping[int, int]) -> list[int]:
         """Return the ids in the map that are no usable segment."""
@@ -329,16 +358,22 @@ class _Side:
             self.of_map("unlisted id", message, segment_id)
 
     def _number(self, value: object, field: str, segment_id: int | None = None) -> int | None:
-        """Return a whole number, also one that is written as text or as 3.0; None for anything else."""
-        if type(value) is int:
-            return value
-        if type(value) is float and value.is_integer():
-            self.problem("number written otherwise", f"{field} is written as {value!r}", segment_id)
-            return int(value)
-        if type(value) is not str or not value.isascii() or not value.isdigit() or len(value) > 18:
-            return None
-        self.problem("number written otherwise", f"{field} {value!r} is text", segment_id)
+        """Return a whole number as `_whole` does, and tell where it is written otherwise."""
+        number = _whole(value)
+        if number is not None and type(value) is not int:
+            how = f"{value!r} is text" if type(value) is str else f"is written as {value!r}"
+            self.problem("number written otherwise", f"{field} {how}", segment_id)
+        return number
+
+
+def _whole(value: object) -> int | None:
+    """Return a whole number, also one that is written as text or as 3.0; None for anything else."""
+    if type(value) is int:
+        return value
+    if type(value) is float and value.is_integer():
         return int(value)
+    text = type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18
+    return int(value) if text and type(value) is str else None
 
 
 def _no_map(ids: Int32[np.ndarray, "H W"], listed: Collection[int]) -> str | None:
@@ -355,14 +390,14 @@ def _no_map(ids: Int32[np.ndarray, "H W"], listed: Collection[int]) -> str | Non
     return f"holds {count:,} ids, {of_them} of them listed: is it a picture, or are the channels swapped?"
 
 
-def _swapped(areas: Iterable[int], listed: Collection[int]) -> bool:
+def is_swapped(areas: Iterable[int], listed: Collection[int]) -> bool:
     """Whether the ids of a map are those of its JSON with red and blue swapped."""
     other = {i: (i & 255) << 16 | i & 0xFF00 | i >> 16 for i in areas if i}
     turned = {i: swapped for i, swapped in other.items() if i != swapped}
     return bool(turned) and all(i not in listed and swapped in listed for i, swapped in turned.items())
 
 
-def _check_sizes(truth: _Side, prediction: _Side, stated: Size | None) -> None:
+def _check_sizes(truth: PictureSide, prediction: PictureSide, stated: Size | None) -> None:
     """Tell of maps that have another size than they should have."""
     wanted, of = stated, "by the ground truth's images"
     if truth.ids is not None:

@@ -24,8 +24,8 @@ _IMAGE_FIELDS = {"height": _SIDE, "width": _SIDE, "file_name": _TEXT}
 _DIGITS = re.compile("[0-9]+")
 _ROWS = 1000  # written at once
 _NAMED = 3  # maps named twice, and pictures of each, that are told
-# `key` is the image id as JSON, so that 12 and "12" differ; `number` is "12" for both; `name` is an annotation's
-# file_name as JSON, for which any half of a character is text
+# `key` is the image id as JSON, so that 12 and "12" differ; `number` is "12" for both; `name` is the file_name as
+# JSON, for which any half of a character is text
 _SCHEMA = """
 CREATE TABLE {} (position INTEGER PRIMARY KEY, key TEXT, number TEXT, offset INTEGER, length INTEGER,
                  height INTEGER, width INTEGER, name TEXT)
@@ -42,24 +42,26 @@ class Entry(NamedTuple):
 
 
 class FilePair(NamedTuple):
-    """What the files have of a picture; `size` is what `images` states."""
+    """What the files have of a picture; `size` and `picture`, its file name, are what `images` states."""
 
     image_id: ImageId
     truth: Entry
     prediction: Entry | None
     size: Size | None
+    picture: str | None = None
 
 
 class PictureIndex:
     """Two COCO panoptic JSONs, read once; iterating yields a `FilePair` per annotation of the ground truth, in order.
 
-    What is wrong with the files as a whole goes to `problems`. Raises `InputError` where one of them cannot be read or
-    lacks a list, `EvaluationProblemsError` where the ground truth has no usable category.
+    Without `pred` it is the ground truth alone. What is wrong with the files as a whole goes to `problems`. Raises
+    `InputError` where one of them cannot be read or lacks a list, `EvaluationProblemsError` where the ground truth has
+    no usable category.
     """
 
-    def __init__(self, gt: Path, pred: Path, problems: Problems) -> None:
-        self._paths = {"images": gt, "truths": gt, "predictions": pred}
-        self._truth, self._prediction = ProblemFile(problems, gt), ProblemFile(problems, pred)
+    def __init__(self, gt: Path, pred: Path | None, problems: Problems) -> None:
+        self._paths = {"images": gt, "truths": gt}
+        self._truth = ProblemFile(problems, gt)
         self._empty: set[str] = set()
         self._files: dict[str, BinaryIO] = {}
         # "" is a database of this connection alone: in memory while it is small, then in an unnamed file
@@ -68,10 +70,16 @@ class PictureIndex:
         try:
             self.classes = self._read_truth()
             if not self.classes.categories:
-                raise EvaluationProblemsError(f"{pred} cannot be scored against {gt}: no usable category", problems)
+                fault = f"{gt} cannot be used" if pred is None else f"{pred} cannot be scored against {gt}"
+                raise EvaluationProblemsError(f"{fault}: no usable category", problems)
             self._join_truth()
-            self._read_prediction()
-            self._join_prediction()
+            if pred is None:
+                self._change(_SCHEMA.format("predictions"))
+            else:
+                self._paths["predictions"] = pred
+                self._prediction = ProblemFile(problems, pred)
+                self._read_prediction()
+                self._join_prediction()
             ((self.total,),) = self._rows("SELECT COUNT(*) FROM truths")
             self._files = {table: path.open("rb") for table, path in self._paths.items()}
         except BaseException:
@@ -86,28 +94,35 @@ class PictureIndex:
 
     def __iter__(self) -> Iterator[FilePair]:
         rows = self._rows(
-            "SELECT t.key, t.position, t.offset, t.length, p.position, p.offset, p.length, i.height, i.width "
+            "SELECT t.key, t.position, t.offset, t.length, p.position, p.offset, p.length, i.height, i.width, i.name "
             "FROM truths t LEFT JOIN images i ON i.key = t.key LEFT JOIN predictions p ON p.key = t.key "
             "ORDER BY t.position"
         )
-        for key, at, offset, length, other_at, other_offset, other_length, height, width in rows:
+        for key, at, offset, length, other_at, other_offset, other_length, height, width, name in rows:
             truth = Entry(at, self._text("truths", offset, length))
             prediction = None
             if other_at is not None:
                 prediction = Entry(other_at, self._text("predictions", other_offset, other_length))
             size = None if height is None or width is None else (height, width)
-            yield FilePair(json.loads(key), truth, prediction, size)
+            yield FilePair(json.loads(key), truth, prediction, size, None if name is None else json.loads(name))
 
     def file_names(self, image_id: ImageId) -> tuple[str | None, str | None, str | None]:
         """Return the file_name of a picture's annotation, prediction and entry in images, None where there is none."""
         return self._name("truths", image_id), self._name("predictions", image_id), self._name("images", image_id)
 
+    def picture_entry(self, image_id: ImageId) -> Mapping[str, Any] | None:
+        """Return a picture's entry in images as it stands there, None where there is none."""
+        return self._entry("images", image_id)
+
     def _name(self, table: str, image_id: ImageId) -> str | None:
+        entry = self._entry(table, image_id)
+        name = entry.get("file_name") if entry is not None else None
+        return name if isinstance(name, str) else None
+
+    def _entry(self, table: str, image_id: ImageId) -> Mapping[str, Any] | None:
         for offset, length in self._rows(f"SELECT offset, length FROM {table} WHERE key = ?", json.dumps(image_id)):
             field = "id" if table == "images" else "image_id"
-            entry = entry_of(self._text(table, offset, length), self._paths[table], image_id, field)
-            name = entry.get("file_name")
-            return name if isinstance(name, str) else None
+            return entry_of(self._text(table, offset, length), self._paths[table], image_id, field)
         return None
 
     def _text(self, table: str, offset: int, length: int) -> bytes:
@@ -275,6 +290,7 @@ def _row(element: Element, problem: ProblemFile) -> tuple[object, ...] | None:
             problem(kind, f"{at}: {fault}", image_id=image_id)
         if not faults["height"] and not faults["width"]:
             height, width = entry["height"], entry["width"]
+        name = None if faults["file_name"] else json.dumps(entry["file_name"])
     elif field_fault(entry, {"file_name": _TEXT}) is None:
         name = json.dumps(entry["file_name"])
     key, number = json.dumps(image_id), _number(image_id)

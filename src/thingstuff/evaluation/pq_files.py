@@ -10,7 +10,7 @@ from thingstuff.evaluation.file_pairs import CALLS, PairComparison, PairPaths, S
 from thingstuff.evaluation.like_panopticapi import PairsLikePanopticapi
 from thingstuff.evaluation.picture_index import PictureIndex
 from thingstuff.evaluation.pq import PQAccumulator, Progress
-from thingstuff.evaluation.problems import EvaluationProblemsError, ProblemFile, Problems
+from thingstuff.evaluation.problems import EvaluationProblemsError, ProblemFile, Problems, tell_filled
 from thingstuff.evaluation.segments import ImageId, ScoredPicture
 from thingstuff.evaluation.threads import in_order, thread_count
 from thingstuff.io import map_folder
@@ -51,6 +51,7 @@ def scored_pairs(
     lenient: bool = False,
     like_panopticapi: bool = False,
     boundary: bool = False,
+    leave_out_filled: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> ScoredPairs:
@@ -58,16 +59,19 @@ def scored_pairs(
 
     A folder of PNGs defaults to the JSON's path without .json, else to panoptic/ beside it. `threads` defaults to all
     cores; the order does not depend on them. `progress` is told (pictures done, of how many). See `FilePairs` for
-    strict and lenient, `PairsLikePanopticapi` for that. With `boundary`, Boundary PQ's matching is added. Raises
-    `InputError` where a JSON cannot be read; close what is returned.
+    strict and lenient, `PairsLikePanopticapi` for that. With `boundary`, Boundary PQ's matching is added; with
+    `leave_out_filled`, the ground truth's segments that carry the mark "filled" are void. Raises `InputError` where a
+    JSON cannot be read; close what is returned.
     """
     if lenient and like_panopticapi:
         raise InputError("lenient and like_panopticapi are two ways to take faulty files; choose one of them")
     truth = SideFiles(Path(gt), map_folder(gt, gt_folder, "gt_folder, --gt-folder"))
     prediction = SideFiles(Path(pred), map_folder(pred, pred_folder, "pred_folder, --pred-folder"))
+    if like_panopticapi and leave_out_filled:
+        raise InputError("panopticapi knows no filled segments; leave out like_panopticapi or leave_out_filled")
     if like_panopticapi:
         return PairsLikePanopticapi(truth, prediction, boundary, threads, progress)
-    return FilePairs(truth, prediction, lenient, boundary, threads, progress)
+    return FilePairs(truth, prediction, lenient, boundary, leave_out_filled, threads, progress)
 
 
 def score_files(
@@ -111,6 +115,7 @@ class FilePairs:
         prediction: SideFiles,
         lenient: bool,
         boundary: bool,
+        leave_out_filled: bool,
         threads: int | None,
         progress: Progress | None,
     ) -> None:
@@ -119,23 +124,26 @@ class FilePairs:
         self._threads, self._progress = thread_count(threads), progress
         self._index = PictureIndex(truth.json, prediction.json, self.problems)
         self._of_files = tuple(self.problems)
-        self._compare = PairComparison(truth, prediction, self._index.classes, boundary)
+        self._compare = PairComparison(truth, prediction, self._index.classes, boundary, leave_out_filled)
         self.categories, self.total = self._index.classes.categories, self._index.total
 
     def __iter__(self) -> Iterator[ScoredPicture]:
         self.problems = Problems(self._of_files)
         compiled_loops(CALLS * self.total)
-        annotated = predicted = usable = 0
+        annotated = predicted = usable = filled = 0
         for done, pair in enumerate(in_order(self._compare, self._index, self._threads), 1):
             for problem in pair.problems:
                 self.problems.add(problem)
             annotated, predicted = annotated + pair.annotated, predicted + pair.predicted
+            filled += pair.filled
             if self._progress:
                 self._progress(done, self.total)
             if pair.picture is not None:
                 usable += 1
                 if self._lenient or not self.problems.grave:
                     yield pair.picture
+        if self._compare.leave_out_filled:
+            tell_filled(ProblemFile(self.problems, self._truth.json), filled)
         self._finish(annotated, predicted, usable)
 
     def paths(self, image_id: ImageId) -> PairPaths:

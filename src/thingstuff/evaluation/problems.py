@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from thingstuff.data.coco import FILLED
 from thingstuff.errors import InputError
 from thingstuff.evaluation.segments import ImageId
 
@@ -95,6 +96,7 @@ _KINDS = (
     ProblemKind(
         "segment without pixels", "a listed segment that is not in its map; remove it or mend the map", "leaves it out"
     ),
+    ProblemKind("filled segments", "what a model filled in is left out, as was asked", "leaves it out", note=True),
     ProblemKind("faulty instance", "a scored instance that cannot be used; correct it", "leaves it out"),
     ProblemKind("nothing annotated", "a ground truth without any segment", "refuses it too"),
     ProblemKind("nothing predicted", "a prediction without any segment", "scores it: a PQ of 0", note=True),
@@ -204,6 +206,11 @@ class ProblemFile:
         """Write one down; `image_id` where the whole file is spoken of otherwise."""
         image = self._image_id if image_id is None else image_id
         self._add(Problem(kind, clean(str(self._file)), image, segment_id, clean(message)))
+
+
+def tell_filled(tell: ProblemFile, count: int) -> None:
+    """Write down how many segments of the ground truth were left out because a model filled them in."""
+    tell("filled segments", f"{count:,} segment{' carries' if count == 1 else 's carry'} the mark '{FILLED}'")
 
 
 def shown(value: object) -> str:
