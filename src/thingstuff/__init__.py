@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from thingstuff.checking.checker import check
+    from thingstuff.convert.classes import ClassRules
+    from thingstuff.convert.converting import ConvertRules
+    from thingstuff.convert.labels import convert_labels
     from thingstuff.data.coco import CocoPanoptic
     from thingstuff.drawing import overlay
     from thingstuff.errors import InputError
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
     from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
     from thingstuff.pretrained import load
+    from thingstuff.showing.show import show
     from thingstuff.structures import Images, Segments, Target
     from thingstuff.training import TrainConfig, fit
 
@@ -28,8 +33,10 @@ _HOME = {
     "MODELS": "models",
     "VOID": "panoptic",
     "Categories": "panoptic",
+    "ClassRules": "convert.classes",
     "CocoPanoptic": "data.coco",
     "Comparison": "evaluation.comparing",
+    "ConvertRules": "convert.converting",
     "Evaluation": "evaluation.result",
     "Images": "structures",
     "InputError": "errors",
@@ -42,20 +49,25 @@ _HOME = {
     "Segments": "structures",
     "Target": "structures",
     "TrainConfig": "training",
+    "check": "checking.checker",
     "compare": "evaluation.evaluator",
+    "convert_labels": "convert.labels",
     "create": "models",
     "evaluate": "evaluation.evaluator",
     "fit": "training",
     "load": "pretrained",
     "overlay": "drawing",
+    "show": "showing.show",
 }
 
 __all__ = [
     "MODELS",
     "VOID",
     "Categories",
+    "ClassRules",
     "CocoPanoptic",
     "Comparison",
+    "ConvertRules",
     "Evaluation",
     "Images",
     "InputError",
@@ -68,12 +80,15 @@ __all__ = [
     "Segments",
     "Target",
     "TrainConfig",
+    "check",
     "compare",
+    "convert_labels",
     "create",
     "evaluate",
     "fit",
     "load",
     "overlay",
+    "show",
 ]
 
 
