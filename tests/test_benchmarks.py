@@ -65,6 +65,14 @@ def test_evaluation_runs_on_small_pictures() -> None:
         assert part in " ".join(done.stdout.split())
 
 
+def test_data_runs_on_small_pictures() -> None:
+    command = [sys.executable, FOLDER / "data.py", "--small", "--pictures", "4", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for part in ("what is compared is equal", "loader: resized, cropped", "targets of maps", "check", "convert: COCO"):
+        assert part in " ".join(done.stdout.split())
+
+
 def test_every_benchmark_is_tried() -> None:
     tried = Path(__file__).read_text(encoding="utf-8")
     assert [p.name for p in FOLDER.glob("*.py") if f'"{p.name}"' not in tried] == []

@@ -243,7 +243,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "png_maps": set(),
     "io": {"errors", "panoptic", "loops", "png_maps"},
     "drawing": {"errors", "panoptic", "io"},
-    "data": CORE | FILES | {"boxes"},
+    "data": CORE | FILES | {"loops"},
     "convert": CORE | FILES,
     "checking": CORE | FILES | {"evaluation", "checking"},
     "checking_command": CORE | FILES | {"evaluation", "checking", "display"},

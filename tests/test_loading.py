@@ -27,7 +27,7 @@ def batches(data: CocoPanoptic, steps: range, **settings: int) -> list[Batch]:
 def same(first: Batch, second: Batch) -> bool:
     pairs = zip(first.examples, second.examples, strict=True)
     return first.names == second.names and all(
-        np.array_equal(a.picture, b.picture) and np.array_equal(a.ids, b.ids) for a, b in pairs
+        np.array_equal(a.picture, b.picture) and np.array_equal(a.places, b.places) for a, b in pairs
     )
 
 
@@ -66,5 +66,5 @@ def test_two_processes_share_the_doubled_batch(data: CocoPanoptic) -> None:
 def test_targets_come_from_the_augmented_map(data: CocoPanoptic) -> None:
     (batch,) = batches(data, range(1))
     for example, target in zip(batch.examples, batch.targets("cpu"), strict=True):
-        assert target.masks.shape[1:] == example.ids.shape == example.picture.shape[:2]
-        assert int(target.masks.sum()) == int((example.ids > 0).sum())
+        assert target.masks.shape[1:] == example.places.shape == example.picture.shape[:2]
+        assert int(target.masks.sum()) == int((example.places > 0).sum())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from thingstuff.data.transforms import AugmentConfig, WindowConfig, augment, random_window, resize, target_of
+from thingstuff.data.transforms import AugmentConfig, WindowConfig, augment, random_window, remains, resize, target_of
 from thingstuff.sizes import detr_resized_size, resized_size
 
 
@@ -60,19 +60,34 @@ def test_the_authors_size_rule(size: tuple[int, int], expected: tuple[int, int])
 
 
 def test_targets_hold_what_is_left_of_the_segments() -> None:
-    ids = np.zeros((6, 8), dtype=np.int32)
-    ids[1:3, 2:5], ids[4:, :] = 7, 70_000
-    target = target_of(ids, [7, 9, 70_000], [3, 0, 1], [False, False, True])
+    places = np.zeros((6, 8), dtype=np.uint8)
+    places[1:3, 2:5], places[4:, :] = 1, 3
+    target = target_of(places, remains(places), [3, 0, 1], [False, False, True])
     assert target.labels.tolist() == [3, 1]
     assert target.crowd.tolist() == [False, True]
     assert target.boxes_xyxy.tolist() == [[2, 1, 5, 3], [0, 4, 8, 6]]
-    assert torch.equal(target.unlabelled, torch.from_numpy(ids == 0))
+    assert torch.equal(target.unlabelled, torch.from_numpy(places == 0))
     assert target.masks.sum((1, 2)).tolist() == [6, 16]
 
 
+def test_targets_of_other_devices_are_made_there() -> None:
+    places = np.zeros((6, 8), dtype=np.uint8)
+    places[1:3, 2:5], places[4:, :] = 1, 3
+    target = target_of(places, remains(places), [3, 0, 1], [False, False, True], "meta")
+    fields = (target.masks, target.labels, target.boxes_xyxy, target.crowd, target.unlabelled)
+    assert {t.device.type for t in fields} == {"meta"}
+    assert [tuple(t.shape) for t in fields] == [(2, 6, 8), (2,), (2, 4), (2,), (6, 8)]
+    here = target_of(places, remains(places), [3, 0, 1], [False, False, True])
+    assert [t.dtype for t in fields] == [
+        t.dtype for t in (here.masks, here.labels, here.boxes_xyxy, here.crowd, here.unlabelled)
+    ]
+
+
 def test_a_target_without_segments() -> None:
-    target = target_of(np.zeros((4, 5), dtype=np.int32), [], [], [])
+    nothing = np.zeros((4, 5), dtype=np.uint8)
+    target = target_of(nothing, remains(nothing), [], [])
     assert target.masks.shape == (0, 4, 5)
+    assert target.boxes_xyxy.shape == (0, 4)
     assert target.unlabelled.all()
 
 

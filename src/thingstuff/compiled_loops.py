@@ -16,6 +16,7 @@ from numba.core.caching import FunctionCache
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 Ids = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.uint32]
 Scalar = Any  # what numpy's integers become when compiled code adds, shifts and compares them
 F = TypeVar("F", bound=Callable[..., object])
@@ -292,3 +293,94 @@ def mark_interior(ids: Ids, width: int, interior: int, marked: Ids) -> None:
                     marked[y - width, x] = interior
             rows[last:end] = 0
             start = end
+
+
+# Enlarging: each pixel of a row, then of a column, is a mean of two, in whole numbers of 22 bits as Pillow has them.
+
+_HALF = np.int32(1 << 21)
+
+
+@_part
+def _across(row: Bytes, lefts: Places, weights: Ids, out: Bytes) -> None:
+    for x in range(lefts.size):
+        at, beside = 3 * lefts[x], 3 * min(lefts[x] + 1, row.size // 3 - 1)
+        first, second = weights[x, 0], weights[x, 1]
+        for channel in range(3):
+            mean = first * np.int32(row[at + channel]) + second * np.int32(row[beside + channel])
+            out[3 * x + channel] = np.uint8((mean + _HALF) >> 22)
+
+
+@_part
+def _down(upper: Bytes, lower: Bytes, first: Scalar, second: Scalar, out: Bytes) -> None:
+    for i in range(out.size):
+        out[i] = np.uint8((first * np.int32(upper[i]) + second * np.int32(lower[i]) + _HALF) >> 22)
+
+
+_PLACES, _WEIGHTS = types.Array(types.int64, 1, "C"), types.Array(types.int32, 2, "C")
+
+
+@_compiled(
+    types.Array(types.uint8, 3, "C", readonly=True), _PLACES, _WEIGHTS, _PLACES, _WEIGHTS, types.uint8[:, :, ::1]
+)
+def enlarge(picture: Bytes, tops: Places, rows: Ids, lefts: Places, columns: Ids, out: Bytes) -> None:
+    """Write pixels that are means of those at (top, left), below and beside; `rows` and `columns` weigh the two."""
+    height, width = picture.shape[0], picture.shape[1]
+    source, target = picture.reshape(height, 3 * width), out.reshape(out.shape[0], 3 * out.shape[1])
+    begin, end = tops.min(), min(height, tops.max() + 2)
+    wide = np.empty((end - begin, target.shape[1]), np.uint8)
+    for y in range(begin, end):
+        _across(source[y], lefts, columns, wide[y - begin])
+    for y in range(tops.size):
+        top = tops[y] - begin
+        _down(wide[top], wide[min(top + 1, end - begin - 1)], rows[y, 0], rows[y, 1], target[y])
+
+
+# Colours: values are moved away from a level or towards it, cut to 0 to 255 and rounded down, in single precision as
+# Pillow does. The loops over a row write to memory that they do not read, else they would take a value at a time.
+
+
+@_part
+def _blend(row: Bytes, level: Scalar, factor: Scalar, out: Bytes) -> None:
+    for i in range(row.size):
+        value = level + factor * (np.float32(row[i]) - level)
+        out[i] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+
+
+@_part
+def _blend_each(row: Bytes, levels: Bytes, factor: Scalar, out: Bytes) -> None:
+    for i in range(row.size):
+        level = np.float32(levels[i])
+        value = level + factor * (np.float32(row[i]) - level)
+        out[i] = np.uint8(min(max(value, np.float32(0)), np.float32(255)))
+
+
+@_part
+def _greys(row: Bytes, out: Bytes) -> Scalar:
+    """Write each pixel's luminance (ITU-R 601-2, in 16 bits) and return their sum."""
+    for x in range(out.size):
+        red, green, blue = np.int32(row[3 * x]), np.int32(row[3 * x + 1]), np.int32(row[3 * x + 2])
+        out[x] = (np.int32(19595) * red + np.int32(38470) * green + np.int32(7471) * blue + np.int32(1 << 15)) >> 16
+    total = np.int64(0)
+    for grey in out:
+        total += grey
+    return total
+
+
+@_compiled(types.Array(types.uint8, 2, "C", readonly=True), *[types.float32] * 3, types.uint8[:, ::1])
+def recolour(picture: Bytes, brightness: Scalar, contrast: Scalar, saturation: Scalar, out: Bytes) -> None:
+    """Write a picture, [H, 3 W], whose brightness, contrast and saturation are scaled one after the other."""
+    rows, values = picture.shape
+    bright, both, levels = np.empty(values, np.uint8), np.empty(values, np.uint8), np.empty(values, np.uint8)
+    greys = np.empty(values // 3, np.uint8)
+    total = np.int64(0)
+    for y in range(rows):
+        _blend(picture[y], np.float32(0), brightness, bright)
+        total += _greys(bright, greys)
+    mean = np.float32(np.int64(total / (rows * greys.size) + 0.5))
+    for y in range(rows):
+        _blend(picture[y], np.float32(0), brightness, bright)
+        _blend(bright, mean, contrast, both)
+        _greys(both, greys)
+        for x in range(greys.size):
+            levels[3 * x] = levels[3 * x + 1] = levels[3 * x + 2] = greys[x]
+        _blend_each(both, levels, saturation, out[y])

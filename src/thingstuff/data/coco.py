@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 from jaxtyping import Int32, UInt8
 
+from thingstuff.data.map_runs import MapRuns, map_runs
 from thingstuff.errors import InputError, raise_problems
 from thingstuff.io import (
     LARGEST_ID,
@@ -39,6 +40,10 @@ _AREA = Kind("a number of pixels", lambda v: type(v) in (int, float) and v >= 0 
 _LAYOUT = "DATA/{split}/, DATA/panoptic_{split}/ and DATA/panoptic_{split}.json"
 
 
+FILLED = "filled"
+"""Field of a segment in `segments_info` that says by which model it was filled in; without it a person drew it."""
+
+
 @dataclass(frozen=True)
 class SplitPaths:
     """Where one split lies: the folder of pictures, the folder of id maps, the JSON file."""
@@ -50,12 +55,16 @@ class SplitPaths:
 
 # NamedTuples, not dataclasses: a large data set holds millions, and they pickle several times faster to the workers.
 class SegmentInfo(NamedTuple):
-    """A ground-truth segment as the JSON states it; `label` is its position in `Categories`, `area` in pixels."""
+    """A ground-truth segment as the JSON states it; `label` is its position in `Categories`, `area` in pixels.
+
+    `filled` says that a model filled it in.
+    """
 
     id: int
     label: int
     iscrowd: bool
     area: int
+    filled: bool = False
 
 
 class Record(NamedTuple):
@@ -185,16 +194,40 @@ class CocoPanoptic:
         Raises `InputError` where the map is missing or damaged, or disagrees with the JSON in size or ids.
         """
         record = self.records[index]
+        ids, runs = self._checked_map(record)
+        areas = dict(zip(runs.ids.tolist(), runs.areas().tolist(), strict=True))
+        segments = tuple(Segment(s.id, s.label, areas[s.id], iscrowd=s.iscrowd) for s in record.segments)
+        return Panoptic(ids, segments, self.categories)
+
+    def drawn_panoptic(self, index: int) -> Panoptic:
+        """Read a picture's ground truth without what a model filled in, which is void; see `panoptic`."""
+        panoptic, filled = self.panoptic(index), [s.id for s in self.records[index].segments if s.filled]
+        if not filled:
+            return panoptic
+        ids = np.where(np.isin(panoptic.ids, filled), np.int32(0), panoptic.ids)
+        return Panoptic(ids, tuple(s for s in panoptic.segments if s.id not in filled), self.categories)
+
+    def places(self, index: int) -> UInt8[np.ndarray, "H W"] | Int32[np.ndarray, "H W"]:
+        """Read a picture's ground truth as places: k where the k-th segment of its record lies, 0 where none does.
+
+        Bytes where there are at most 255 segments. Raises `InputError` as `panoptic` does.
+        """
+        record = self.records[index]
+        _, runs = self._checked_map(record)
+        place_of = {s.id: place for place, s in enumerate(record.segments, start=1)}
+        kind = np.uint8 if len(place_of) < 256 else np.int32
+        return runs.painted(np.array([place_of.get(i, 0) for i in runs.ids.tolist()], dtype=kind))
+
+    def _checked_map(self, record: Record) -> tuple[Int32[np.ndarray, "H W"], MapRuns]:
         try:
             ids = read_id_map(record.map)
             check_map_size(record, ids.shape)
         except InputError as error:
             raise InputError(f"{self._at(record)}: {error}") from None
-        areas = _areas(ids)
-        faults = id_faults(areas, [s.id for s in record.segments], record.map)
+        runs = map_runs(ids)
+        faults = id_faults(runs.ids.tolist(), [s.id for s in record.segments], record.map)
         raise_problems(faults, f"{self._at(record)}: map and JSON disagree:")
-        segments = tuple(Segment(s.id, s.label, areas[s.id], iscrowd=s.iscrowd) for s in record.segments)
-        return Panoptic(ids, segments, self.categories)
+        return ids, runs
 
     def check_files(self, fast: bool = True) -> None:
         """Check that every picture and map is there in its stated size, by headers alone.
@@ -219,16 +252,6 @@ class CocoPanoptic:
 
     def _at(self, record: Record) -> str:
         return f"{self.paths.json}: image {record.image_id}"
-
-
-def _areas(ids: Int32[np.ndarray, "H W"]) -> dict[int, int]:
-    """Count the pixels of each id in a map."""
-    # ids come in long runs: sorting one entry a run instead of a pixel is many times faster
-    flat = ids.ravel()
-    starts = np.concatenate([np.zeros(min(1, flat.size), np.int64), np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    present, inverse = np.unique(flat[starts], return_inverse=True)
-    counts = np.bincount(inverse, weights=np.diff(starts, append=flat.size)).astype(np.int64)
-    return dict(zip(present.tolist(), counts.tolist(), strict=True))
 
 
 def check_map_size(record: Record, size: tuple[int, ...]) -> None:
@@ -335,7 +358,8 @@ def _read_truth_segments(
         if fault:
             problems.append(f"{at}: segment {info['id']}: {fault}")
         else:
-            segments.append(SegmentInfo(info["id"], label, bool(info["iscrowd"]), int(info["area"])))
+            crowd, filled = bool(info["iscrowd"]), bool(info.get(FILLED))
+            segments.append(SegmentInfo(info["id"], label, crowd, int(info["area"]), filled))
     return tuple(segments)
 
 

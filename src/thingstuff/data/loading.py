@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from thingstuff.data.coco import CocoPanoptic
-from thingstuff.data.transforms import AugmentConfig, Ids, Pixels, augment, target_of
+from thingstuff.data.transforms import AugmentConfig, Ids, Pixels, Remains, augment, remains, target_of
 from thingstuff.errors import InputError
 from thingstuff.structures import Target
 
@@ -27,12 +27,15 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Example:
-    """One augmented picture with its id map and its segments' ids, labels and crowd flags."""
+    """One augmented picture with its map of places (0 is void, k its k-th segment) and what is left there.
+
+    Labels and crowd flags are those of all its segments.
+    """
 
     name: str
     picture: Pixels
-    ids: Ids
-    wanted: tuple[int, ...]
+    places: Ids
+    left: Remains
     labels: tuple[int, ...]
     crowd: tuple[bool, ...]
 
@@ -55,7 +58,7 @@ class Batch:
 
     def targets(self, device: torch.device | str) -> list[Target]:
         """Derive the targets on a device."""
-        return [target_of(e.ids, e.wanted, e.labels, e.crowd, device) for e in self.examples]
+        return [target_of(e.places, e.left, e.labels, e.crowd, device) for e in self.examples]
 
 
 class AugmentedPictures(Dataset["Example | str"]):
@@ -69,15 +72,15 @@ class AugmentedPictures(Dataset["Example | str"]):
         record = self.data.records[index]
         random = np.random.default_rng([self.seed, position])
         try:
-            picture, truth = self.data.picture(index), self.data.panoptic(index)
+            picture, places = self.data.picture(index), self.data.places(index)
         except InputError as error:  # a worker would wrap it into a traceback, so the main process raises it
             return str(error)
-        picture, ids = augment(picture, truth.ids, self.config, random)
+        picture, places = augment(picture, places, self.config, random)
         return Example(
             name=record.file_name,
             picture=picture,
-            ids=ids,
-            wanted=tuple(s.id for s in record.segments),
+            places=places,
+            left=remains(places),
             labels=tuple(s.label for s in record.segments),
             crowd=tuple(s.iscrowd for s in record.segments),
         )
