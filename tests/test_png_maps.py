@@ -20,7 +20,7 @@ from PIL import Image
 from thingstuff import compiled_loops, loops
 from thingstuff.errors import InputError
 from thingstuff.io import read_id_map
-from thingstuff.png_maps import decode_plain
+from thingstuff.png_maps import decode_plain, encode
 
 Colours = np.ndarray
 COMPILED = loops.compiled_loops(10_000)  # enough to load them
@@ -259,3 +259,16 @@ def test_without_a_folder_for_its_cache_a_loop_is_compiled_all_the_same(monkeypa
     not_kept = compiled_loops._compiled(types.int64)(double)
     assert (kept(4), not_kept(4)) == (8, 8)
     assert (kept.stats.cache_path is None, not_kept.stats.cache_path is None) == (False, True)
+
+
+def test_what_is_written_is_what_pillow_reads() -> None:
+    random = np.random.default_rng(5)
+    for height, width in ((1, 1), (1, 7), (9, 1), (13, 17), (64, 48)):
+        ids = random.integers(0, 256**3, (height, width)).astype(np.int32)
+        ids[: height // 2] = ids[0]
+        with Image.open(BytesIO(encode(ids))) as image:
+            colors = np.asarray(image).astype(np.int64)
+        assert image.mode == "RGB"
+        assert np.array_equal(colors @ [1, 256, 65536], ids)
+    with pytest.raises(ValueError, match="at least one pixel"):
+        encode(np.zeros((0, 3), np.int32))

@@ -24,7 +24,7 @@ from PIL import ExifTags, Image
 from thingstuff.errors import InputError
 from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Categories, Panoptic
-from thingstuff.png_maps import chunk_heads, decode_plain, silent_fault
+from thingstuff.png_maps import chunk_heads, decode_plain, encode, silent_fault
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -188,16 +188,15 @@ def read_id_map(path: str | Path) -> Int32[np.ndarray, "H W"]:
 def write_id_map(path: str | Path, ids: Integer[np.ndarray, "H W"]) -> None:
     """Write segment ids [H, W] as an RGB PNG, R + 256 G + 65536 B, atomically.
 
-    Raises `InputError` where an id does not fit into three bytes.
+    Raises `InputError` where an id does not fit into three bytes, and for a map without pixels.
     """
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) <= LARGEST_ID:
         raise InputError(
             f"{path}: ids from {ids.min()} to {ids.max()} do not fit into a PNG; use ids from 0 to {LARGEST_ID}"
         )
-    colors = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8).reshape(*ids.shape, 4)[..., :3]
-    buffer = BytesIO()
-    Image.fromarray(np.ascontiguousarray(colors)).save(buffer, format="PNG")
-    atomic_write(path, buffer.getvalue())
+    if not ids.size:
+        raise InputError(f"{path}: the map has no pixel; there is nothing to write")
+    atomic_write(path, encode(ids.astype(np.int32)))
 
 
 def read_picture(path: str | Path, size: Size | None = None) -> Image.Image:
