@@ -140,3 +140,9 @@ def test_classes_that_filling_did_not_bring_are_left_out() -> None:
     categories = plan_classes(CLASSES, ClassRules(), (SourceClass("sky", 187, False),)).categories
     assert "sky" not in used_only(categories, {"car"}, {"sky"}).names
     assert {*used_only(categories, {"sky"}, {"sky"}).names} == {*categories.names}
+
+
+def test_the_id_of_a_class_that_is_gone_is_not_given_away() -> None:
+    earlier = {"x": 1, "y": 2}
+    plan = plan_classes((SourceClass("y"), SourceClass("a")), ClassRules(), earlier=earlier)
+    assert ids_of(plan.categories) == {"y": 2, "a": 3}

@@ -15,10 +15,11 @@ from PIL import Image
 
 from thingstuff.convert.classes import ClassRules
 from thingstuff.convert.converting import ConvertRules, convert
+from thingstuff.convert.ledger import Ledger
 from thingstuff.convert.painting import Painted, PaintedSegment
 from thingstuff.convert.source import Region, Source, SourceClass, SourceLabels, SourceObject, SourcePicture
 from thingstuff.convert.splits import SplitRules
-from thingstuff.data.coco import CocoPanoptic
+from thingstuff.data.coco import CocoPanoptic, splits
 from thingstuff.errors import InputError
 from thingstuff.io import read_id_map, read_json
 
@@ -306,3 +307,97 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert 5 <= conversion.earlier < 40
     convert(made(tmp_path / "in", 40), tmp_path / "whole", workers=1)
     assert json.loads(conversion.jsons[0].read_text()) == read_json(tmp_path / "whole" / "panoptic_train.json")
+
+
+def rewrite(folder: Path, number: int, text: str) -> None:
+    (folder / f"p{number}.txt").write_text(text)
+
+
+def test_a_run_that_was_killed_while_it_replaced_a_map_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    convert(made(tmp_path / "in"), out, workers=1)
+    rewrite(tmp_path / "in", 2, "cup 0 0 12 16\n")
+    monkeypatch.setattr(Ledger, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        convert(made(tmp_path / "in"), out, workers=1)
+    monkeypatch.undo()
+    assert convert(made(tmp_path / "in"), out, workers=1).earlier == 4
+    assert [s.area for s in CocoPanoptic.open(out, "train").panoptic(2).segments] == [192]
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_torn_line_costs_one_picture_alone(tmp_path: Path) -> None:
+    out, lines = tmp_path / "out", tmp_path / "out" / ".convert" / "pictures.jsonl"
+    convert(made(tmp_path / "in"), out, workers=1)
+    lines.write_text(lines.read_text()[:-40])
+    assert convert(made(tmp_path / "in"), out, workers=1).earlier == 4
+    assert convert(made(tmp_path / "in"), out, workers=1).earlier == 5
+
+
+def test_what_the_source_has_no_more_is_gone_but_for_edited_maps(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    source = made(tmp_path / "in", 4)
+    parts = [p._replace(split="val" if n < 2 else "train") for n, p in enumerate(source.pictures)]
+    convert(replace(source, pictures=tuple(parts)), out, workers=1)
+    edited = out / "panoptic_val" / "p1.png"
+    edited.write_bytes(edited.read_bytes() + b"more")
+    convert(replace(source, pictures=(parts[0]._replace(split="test"), *parts[3:])), out, workers=1)
+    assert splits(out) == ("test", "train")
+    files = {p.relative_to(out).as_posix() for p in out.rglob("*.png")}
+    assert files == {
+        "test/p0.png", "panoptic_test/p0.png", "train/p3.png", "panoptic_train/p3.png",
+        "val/p1.png", "panoptic_val/p1.png",
+    }  # fmt: skip
+    for split in splits(out):
+        CocoPanoptic.open(out, split).check_files(fast=False)
+
+
+def test_a_picture_is_done_again_where_its_classes_are_others_now(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(made(tmp_path / "in"), out, workers=1)
+    kinds = (SourceClass("cup", isthing=False), SourceClass("table", isthing=False))
+    assert convert(made(tmp_path / "in", classes=kinds), out, workers=1).earlier == 0
+    assert all(not s["isthing"] for s in read_json(out / "panoptic_train.json")["annotations"][0]["segments_info"])
+
+
+def test_image_ids_of_new_pictures_keep_clear_of_earlier_ones(tmp_path: Path) -> None:
+    source = made(tmp_path / "in", 3)
+    a, b, c = (p._replace(image_id=i) for p, i in zip(source.pictures, (7, 7, 2), strict=True))
+    convert(replace(source, pictures=(a, b)), tmp_path / "out", workers=1)
+    convert(replace(source, pictures=(a, b, c)), tmp_path / "out", workers=1)
+    assert [r.image_id for r in CocoPanoptic.open(tmp_path / "out", "train").records] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("key", ["..", "../a", "a/../../b", "/a", "C:/a", "a//b", "..\\a"])
+def test_a_name_that_leads_out_is_refused(tmp_path: Path, key: str) -> None:
+    source = made(tmp_path / "in", 1)
+    with pytest.raises(InputError, match="leads out of the data set"):
+        convert(replace(source, pictures=(source.pictures[0]._replace(key=key),)), tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("split", ["..", ".", "a/b", "panoptic_train", ""])
+def test_a_split_that_cannot_be_a_folder_is_refused(tmp_path: Path, split: str) -> None:
+    source = made(tmp_path / "in", 1)
+    rows = (source.pictures[0]._replace(split=split),)
+    if not split:
+        convert(replace(source, pictures=rows), tmp_path / "out", workers=1)
+        assert splits(tmp_path / "out") == ("train",)
+        return
+    with pytest.raises(InputError, match="cannot name a folder"):
+        convert(replace(source, pictures=rows), tmp_path / "out", workers=1)
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path: Path) -> None:
+    source, out = made(tmp_path / "in"), tmp_path / "out"
+
+    def again(done: int, total: int) -> None:
+        if done == 2:
+            convert(source, out, workers=1)
+
+    with pytest.raises(InputError, match="another run is converting to"):
+        convert(source, out, workers=1, progress=again)
+    assert convert(source, out, workers=1).report.splits[0].pictures == 5

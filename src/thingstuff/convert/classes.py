@@ -178,7 +178,8 @@ def _categories(
             raise InputError(f"ids: {name!r} and {twin!r} would both have the id {value}; give each its own")
         if twin is None:
             ids[name] = value
-    free = (i for i in range(1, 10**9) if i not in {*ids.values()})
+    taken = {*ids.values(), *earlier.values()}  # a class that is gone may come back
+    free = (i for i in range(1, 10**9) if i not in taken)
     # by name, so that the same classes get the same ids in whatever order the files speak of them
     for name in sorted(n for n in found if n not in ids):
         ids[name] = next(free)

@@ -79,7 +79,7 @@ class ConversionReport:
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        atomic_write(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
+        atomic_write(path, json.dumps(self.to_json(), indent=1))
 
     def tables(self) -> "list[Table]":
         """Return what a terminal shows."""

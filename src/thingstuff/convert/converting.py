@@ -4,6 +4,7 @@ Every picture is written down when it is done, so that a run that was stopped go
 whose labels were changed are all that a later run converts.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -37,6 +38,7 @@ from thingstuff.io import check_picture_size, write_id_map
 from thingstuff.panoptic import Categories
 
 Progress = Callable[[int, int], None]
+_UP, _DRIVE = re.compile(r"[/\\]\.{0,2}[/\\]"), re.compile(r"[A-Za-z]:[/\\]")
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,11 @@ class _Finish:
         place_picture(task.picture.picture, self.out / picture, self.copy)
         measured = areas_and_boxes(painted.ids, [s.id for s in painted.segments])
         segments: list[dict[str, Any]] = []
+        things = dict(zip(self.categories.names, self.categories.things, strict=True))
         for segment, (area, box) in zip(painted.segments, measured, strict=True):
             entry = {"id": segment.id, "category_id": segment.name, "area": area, "bbox": list(box)}
-            segments.append({**entry, "iscrowd": int(segment.iscrowd), **segment.marks})
+            kind = {"iscrowd": int(segment.iscrowd), "isthing": int(things[segment.name])}
+            segments.append({**segment.marks, **entry, **kind})
         height, width = painted.ids.shape
         image = {**task.picture.extra, "id": task.image_id, "file_name": _inner(picture)}
         return Done(
@@ -175,8 +179,24 @@ def convert(
     rules = rules or ConvertRules()
     _check(source, rules, filler)
     ledger = Ledger(out, _settings(source, rules, filler, copy))
+    with closing(ledger):
+        return _convert(source, rules, ledger, filler, copy, skip_broken, overwrite, workers, progress)
+
+
+def _convert(
+    source: Source,
+    rules: ConvertRules,
+    ledger: Ledger,
+    filler: Filler | None,
+    copy: bool,
+    skip_broken: bool,
+    overwrite: bool,
+    workers: int | None,
+    progress: Progress | None,
+) -> Conversion:
     plan, tasks = _prepare(source, rules, filler, ledger, overwrite)
-    todo = [task for task in tasks if not ledger.current(task.picture, task.split)]
+    kinds = dict(zip(plan.categories.names, plan.categories.things, strict=True))
+    todo = [task for task in tasks if not ledger.current(task.picture, task.split, kinds)]
     problems = _work_off(source, rules, plan, ledger, todo, filler, copy, workers, _counter(progress, tasks, todo))
     broken = {task.picture.key for task in todo if task.picture.key in problems}
     if broken and (not skip_broken or len(broken) == len(tasks)):
@@ -186,10 +206,11 @@ def convert(
     converted = [ledger.done[task.picture.key] for task in tasks if task.picture.key not in broken]
     optional = {c.name for c in _filled(filler)} - {*plan.names.values()}
     categories = written_categories(converted, plan.categories, optional)
-    jsons = write_data_set(out, converted, categories, source.header)
+    ledger.tidy({task.picture.key for task in tasks})
+    jsons = write_data_set(ledger.out, converted, categories, source.header)
     report = report_of(source, categories, converted, [*problems.values()])
-    report.save(out / FOLDER / "report.json")
-    return Conversion(out, report, jsons, len(tasks) - len(todo))
+    report.save(ledger.out / FOLDER / "report.json")
+    return Conversion(ledger.out, report, jsons, len(tasks) - len(todo))
 
 
 def _check(source: Source, rules: ConvertRules, filler: Filler | None) -> None:
@@ -225,8 +246,7 @@ def _work_off(
     progress: Callable[[int], None],
 ) -> dict[str, str]:
     """Convert pictures, write each down, and return what is wrong with those that cannot be converted, by key."""
-    for task in todo:
-        ledger.check_unchanged(task.picture.key)
+    ledger.begin(task.picture.key for task in todo)
     paint_rules = PaintRules(plan.names, plan.categories, rules.overlap, rules.min_area)
     work = _Work(source.read, paint_rules, rules.drop_filled)
     finish = _Finish(ledger.out, copy, rules.classes.background, plan.categories)
@@ -307,11 +327,13 @@ def _inner(name: str) -> str:
 
 
 def _check_names(pictures: Sequence[SourcePicture], splits: Mapping[str, str]) -> None:
-    """Raise `InputError` where two pictures would be one file."""
+    """Raise `InputError` where two pictures would be one file, or a file would lie outside of its folder."""
     seen: dict[tuple[str, str], SourcePicture] = {}
     for picture in pictures:
         # macOS and Windows take names that differ in case alone for one file
         split = splits[picture.key]
+        if _UP.search(f"/{picture.key}/") or _DRIVE.match(picture.key):
+            raise InputError(f"{picture.picture}: the name {picture.key!r} leads out of the data set; correct it")
         twin = seen.setdefault((split, _name_in_split(picture, split).casefold()), picture)
         if twin is not picture:
             raise InputError(f"{twin.picture} and {picture.picture} would write the same files; rename one of them")
@@ -324,19 +346,37 @@ def _image_ids(pictures: Sequence[SourcePicture], splits: Mapping[str, str], led
     COCO's tools keep them apart by their JSONs.
     """
     given = Counter((splits[p.key], p.image_id) for p in pictures if p.image_id is not None)
-    kept: dict[str, int | str] = {key: done.image["id"] for key, done in ledger.done.items()}
+    numbers = {} if any(given.values()) or ledger.done else _own_numbers(pictures)
+    found: dict[str, int | str] = {}
+    taken: set[tuple[str, int | str]] = set()
+
+    def take(picture: SourcePicture, image_id: int | str | None) -> None:
+        place = splits[picture.key], image_id
+        if image_id is not None and picture.key not in found and place not in taken:
+            found[picture.key] = image_id
+            taken.add((splits[picture.key], image_id))
+
+    def own(picture: SourcePicture) -> int | str | None:
+        if picture.image_id is None or given[splits[picture.key], picture.image_id] > 1:
+            return numbers.get(picture.key)
+        return picture.image_id
+
+    def earlier(picture: SourcePicture) -> int | str | None:
+        return ledger.done[picture.key].image["id"] if picture.key in ledger.done else None
+
     for p in pictures:
-        if p.image_id is not None and given[splits[p.key], p.image_id] == 1:
-            kept[p.key] = p.image_id
-    taken = {*kept.values()}
-    free = (number for number in range(1, len(pictures) + len(taken) + 1) if number not in taken)
-    if not kept and (numbers := _own_numbers(pictures)):
-        return numbers
-    return {p.key: kept[p.key] if p.key in kept else next(free) for p in pictures}
+        if own(p) is None or own(p) == earlier(p):
+            take(p, earlier(p))
+    for choice in (own, earlier):
+        for p in pictures:
+            take(p, choice(p))
+    used = {*found.values()}
+    free = (number for number in range(1, len(pictures) + len(used) + 1) if number not in used)
+    return {p.key: found[p.key] if p.key in found else next(free) for p in pictures}
 
 
-def _own_numbers(pictures: Sequence[SourcePicture]) -> dict[str, int | str] | None:
+def _own_numbers(pictures: Sequence[SourcePicture]) -> dict[str, int]:
     stems = [p.key.rpartition("/")[2] for p in pictures]
     numbers = [int(stem) if stem.isdecimal() and len(stem) < 19 else 0 for stem in stems]
     good = len({*numbers}) == len(numbers) and 0 not in numbers
-    return {p.key: number for p, number in zip(pictures, numbers, strict=True)} if good else None
+    return {p.key: number for p, number in zip(pictures, numbers, strict=True)} if good else {}

@@ -9,7 +9,7 @@ from thingstuff.errors import InputError
 
 NAMES = ("train", "val", "test")
 _WITHOUT = "train"  # where neither the source nor the person speaks of splits
-_SAFE = re.compile(r"[\w.+-]+")
+_SAFE = re.compile(r"(?!panoptic_)\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
