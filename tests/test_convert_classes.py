@@ -86,6 +86,8 @@ def test_wanted_ids() -> None:
         (ClassRules(merge={"x": ("car",)}, drop=("car",)), "'car' is both merged and dropped"),
         (ClassRules(things=("car",), stuff=("car",)), "'car' is named as thing and as stuff"),
         (ClassRules(things=("car",), drop=("car",)), "--things: 'car' is dropped or merged away"),
+        (ClassRules(background="car"), "'car' is a class of things already; say that it is stuff"),
+        (ClassRules(background="dog"), "'dog' is a class of things already"),
         (ClassRules(background="b", things=("b",)), "the background 'b' cannot be a thing"),
         (ClassRules(drop=("car", "road", "grass", "dog")), "no class is left"),
         (ClassRules(ids={"x": 3}), "ids: there is no class 'x'"),
@@ -115,7 +117,7 @@ def test_rules_from_a_file_and_the_command_line(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("thing: [car]", "thing: .*the fields are things, stuff, merge"),
-        ("things: car", "things"),
+        ("things: car", "things: give a list of names"),
         ("things: [1]", "things.0"),
         ("merge: {a: b}", "merge.a"),
         ("ids: {a: -1}", "ids.a"),

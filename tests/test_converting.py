@@ -15,6 +15,7 @@ from PIL import Image
 
 from thingstuff.convert.classes import ClassRules
 from thingstuff.convert.converting import ConvertRules, convert
+from thingstuff.convert.formats import open_source
 from thingstuff.convert.ledger import Ledger
 from thingstuff.convert.painting import Painted, PaintedSegment
 from thingstuff.convert.source import Region, Source, SourceClass, SourceLabels, SourceObject, SourcePicture
@@ -133,7 +134,7 @@ def test_other_settings_want_another_folder_or_overwrite(tmp_path: Path) -> None
     out = tmp_path / "out"
     convert(made(tmp_path / "in"), out, workers=1)
     rules = ConvertRules(min_area=3, splits=SplitRules((0.5,)))
-    with pytest.raises(InputError, match="min_area was 0, now 3; split was"):
+    with pytest.raises(InputError, match=r"min_area was 0, now 3; split was \[\], now \[0.5\]"):
         convert(made(tmp_path / "in"), out, rules, workers=1)
     (out / "notes.txt").write_text("mine")
     convert(made(tmp_path / "in"), out, rules, workers=1, overwrite=True)
@@ -401,3 +402,57 @@ def test_two_runs_into_one_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another run is converting to"):
         convert(source, out, workers=1, progress=again)
     assert convert(source, out, workers=1).report.splits[0].pictures == 5
+
+
+def test_overwrite_touches_nothing_before_the_new_one_is_known_to_work(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(made(tmp_path / "in"), out, workers=1, copy=True)
+    before = contents(out / "train") | contents(out / "panoptic_train")
+    written = (out / "panoptic_train.json").read_bytes()
+    rewrite(tmp_path / "in", 3, "broken\n")
+    with pytest.raises(InputError, match="1 of 5 pictures cannot be converted"):
+        convert(made(tmp_path / "in"), out, ConvertRules(min_area=2), workers=1, copy=True, overwrite=True)
+    assert contents(out / "train") | contents(out / "panoptic_train") == before
+    assert (out / "panoptic_train.json").read_bytes() == written
+    convert(made(tmp_path / "in"), out, ConvertRules(min_area=2), workers=1, overwrite=True, skip_broken=True)
+    assert len(CocoPanoptic.open(out, "train")) == 4
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_data_set_is_never_written_over_its_own_source(tmp_path: Path, overwrite: bool) -> None:
+    convert(made(tmp_path / "in"), tmp_path / "out", workers=1, copy=True)
+    before = contents(tmp_path / "out")
+    source = open_source(tmp_path / "out")
+    for out in (tmp_path / "out", tmp_path):
+        with pytest.raises(InputError, match="would be written over"):
+            convert(source, out, workers=1, overwrite=overwrite)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_json_that_a_person_changed_is_never_lost(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    convert(made(tmp_path / "in"), out, workers=1)
+    path = out / "panoptic_train.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(InputError, match=r"panoptic_train\.json was changed after it was written"):
+        convert(made(tmp_path / "in", 6), out, workers=1)
+    assert path.read_text().endswith(" ")
+    convert(made(tmp_path / "in", 6), out, workers=1, overwrite=True)
+    path.unlink()
+    assert convert(made(tmp_path / "in", 6), out, workers=1).earlier == 6
+    assert path.is_file()
+
+
+def test_a_picture_of_another_suffix_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    source = made(tmp_path / "in", 2)
+    convert(source, tmp_path / "out", workers=1)
+    other = tmp_path / "in" / "p0.bmp"
+    (tmp_path / "in" / "p0.png").rename(other)
+    pictures = (source.pictures[0]._replace(picture=other), source.pictures[1])
+    convert(replace(source, pictures=pictures), tmp_path / "out", workers=1)
+    assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["p0.bmp", "p1.png"]
+
+
+def test_marks_cannot_be_dropped_where_there_are_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--drop-filled: boxes labels do not say"):
+        convert(made(tmp_path / "in"), tmp_path / "out", ConvertRules(drop_filled=True), workers=1)

@@ -64,7 +64,8 @@ def read_rules(path: Path) -> ClassRules:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         known = ", ".join(ClassRules.model_fields)
-        raise InputError(f"{path}: {field}: {first['msg']}; the fields are {known}") from None
+        wrong = "give a list of names" if first["type"] == "tuple_type" else first["msg"]
+        raise InputError(f"{path}: {field}: {wrong}; the fields are {known}") from None
 
 
 def joined_rules(file: ClassRules, given: ClassRules) -> ClassRules:
@@ -153,6 +154,12 @@ def _check_kinds(found: Mapping[str, SourceClass], rules: ClassRules) -> None:
         raise InputError(f"{both[0]!r} is named as thing and as stuff; leave one of them out")
     if rules.background in rules.things:
         raise InputError(f"the background {rules.background!r} cannot be a thing; leave it out of --things")
+    background = found.get(rules.background) if rules.background is not None else None
+    if background is not None and background.isthing is not False and background.name not in rules.stuff:
+        raise InputError(
+            f"--background: {background.name!r} is a class of things already; say that it is stuff "
+            f"(--stuff {background.name}) or give the background another name"
+        )
     for option, names in (("--things", rules.things), ("--stuff", rules.stuff)):
         for name in names:
             if name not in found:

@@ -188,7 +188,7 @@ def _overlap_table(rows: Sequence[OverlapRow]) -> "Table":
 
 
 def _count_table(rows: Sequence[CountRow]) -> "Table":
-    table = _table("Left out", "what", "count")
+    table = _table("Told", "what", "count")
     for row in rows[:_NOTES_SHOWN]:
         table.add_row(_shown(row.what), f"{row.times:,}")
     if rest := rows[_NOTES_SHOWN:]:

@@ -4,6 +4,7 @@ Every picture is written down when it is done, so that a run that was stopped go
 whose labels were changed are all that a later run converts.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from thingstuff.io import check_picture_size, write_id_map
 from thingstuff.panoptic import Categories
 
 Progress = Callable[[int, int], None]
+_MARKED = ("coco-panoptic", "coco-instances")  # formats in which a segment keeps its marks
 _UP, _DRIVE = re.compile(r"[/\\]\.{0,2}[/\\]"), re.compile(r"[A-Za-z]:[/\\]")
 
 
@@ -157,6 +159,17 @@ class _WorkAndFinish:
         return drawn if isinstance(drawn, str) else self.finish(drawn)
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """Says what is wrong with a picture, and writes nothing."""
+
+    work: _Work
+
+    def __call__(self, task: _Task) -> str | None:
+        drawn = self.work(task)
+        return drawn if isinstance(drawn, str) else None
+
+
 def convert(
     source: Source,
     out: Path,
@@ -178,98 +191,116 @@ def convert(
     """
     rules = rules or ConvertRules()
     _check(source, rules, filler)
+    _check_apart(source, out)
     ledger = Ledger(out, _settings(source, rules, filler, copy))
     with closing(ledger):
-        return _convert(source, rules, ledger, filler, copy, skip_broken, overwrite, workers, progress)
+        return _convert(source, rules, ledger, _How(filler, copy, skip_broken, overwrite, workers, progress))
 
 
-def _convert(
-    source: Source,
-    rules: ConvertRules,
-    ledger: Ledger,
-    filler: Filler | None,
-    copy: bool,
-    skip_broken: bool,
-    overwrite: bool,
-    workers: int | None,
-    progress: Progress | None,
-) -> Conversion:
-    plan, tasks = _prepare(source, rules, filler, ledger, overwrite)
+@dataclass(frozen=True)
+class _How:
+    """What a run does beside its rules; see `convert`."""
+
+    filler: Filler | None
+    copy: bool
+    skip_broken: bool
+    overwrite: bool
+    workers: int | None
+    progress: Progress | None
+
+
+def _convert(source: Source, rules: ConvertRules, ledger: Ledger, how: _How) -> Conversion:
+    plan, tasks = _prepare(source, rules, how, ledger)
     kinds = dict(zip(plan.categories.names, plan.categories.things, strict=True))
+    work = _Work(source.read, PaintRules(plan.names, plan.categories, rules.overlap, rules.min_area), rules.drop_filled)
+    if ledger.replaces:
+        # nothing of the earlier conversion is touched before it is known that the new one can be made
+        _refuse_broken(_broken(work, tasks, how), tasks, how)
+        ledger.replace()
+    ledger.keep_categories(dict(zip(plan.categories.names, plan.categories.ids, strict=True)))
     todo = [task for task in tasks if not ledger.current(task.picture, task.split, kinds)]
-    problems = _work_off(source, rules, plan, ledger, todo, filler, copy, workers, _counter(progress, tasks, todo))
-    broken = {task.picture.key for task in todo if task.picture.key in problems}
-    if broken and (not skip_broken or len(broken) == len(tasks)):
-        remedy = "" if skip_broken else ", or leave them out with --skip-broken"
-        heading = f"{len(broken)} of {len(tasks)} pictures cannot be converted; mend them and run this again{remedy}:"
-        raise_problems(list(problems.values()), heading)
-    converted = [ledger.done[task.picture.key] for task in tasks if task.picture.key not in broken]
-    optional = {c.name for c in _filled(filler)} - {*plan.names.values()}
+    finish = _Finish(ledger.out, how.copy, rules.classes.background, plan.categories)
+    problems = _work_off(work, finish, ledger, todo, how, len(tasks) - len(todo))
+    _refuse_broken(problems, tasks, how)
+    converted = [ledger.done[task.picture.key] for task in tasks if task.picture.key not in problems]
+    optional = {c.name for c in _filled(how.filler)} - {*plan.names.values()}
     categories = written_categories(converted, plan.categories, optional)
     ledger.tidy({task.picture.key for task in tasks})
-    jsons = write_data_set(ledger.out, converted, categories, source.header)
+    jsons = ledger.write_jsons(lambda: write_data_set(ledger.out, converted, categories, source.header))
     report = report_of(source, categories, converted, [*problems.values()])
     report.save(ledger.out / FOLDER / "report.json")
     return Conversion(ledger.out, report, jsons, len(tasks) - len(todo))
 
 
+def _broken(work: _Work, tasks: Sequence[_Task], how: _How) -> dict[str, str]:
+    """Return what is wrong with pictures that cannot be converted, by key, without writing anything."""
+    with closing(in_processes(_Trial(work), tasks, how.workers)) as results:
+        found = zip(tasks, results, strict=True)
+        return {task.picture.key: fault for task, fault in found if fault is not None}
+
+
+def _refuse_broken(problems: Mapping[str, str], tasks: Sequence[_Task], how: _How) -> None:
+    if problems and (not how.skip_broken or len(problems) == len(tasks)):
+        remedy = "" if how.skip_broken else ", or leave them out with --skip-broken"
+        heading = f"{len(problems)} of {len(tasks)} pictures cannot be converted; mend them and run this again{remedy}:"
+        raise_problems(list(problems.values()), heading)
+
+
+def _check_apart(source: Source, out: Path) -> None:
+    """Raise `InputError` where the data set would be written over what it is made of."""
+    inside = os.path.join(os.path.abspath(out), "")
+    files = [source.path] if source.path is not None else []
+    for path in (*files, *(path for p in source.pictures for path in (p.picture, *p.labels))):
+        if os.path.join(os.path.abspath(path), "").startswith(inside):
+            raise InputError(f"{path} lies in {out}, which would be written over; give another --to")
+
+
 def _check(source: Source, rules: ConvertRules, filler: Filler | None) -> None:
+    if rules.drop_filled and source.format not in _MARKED:
+        raise InputError(f"--drop-filled: {source.format} labels do not say what a model filled in; leave it out")
     if not source.pictures:
         raise InputError(f"there is no picture in the {source.format} labels ({source.reason}); give another SOURCE")
     if filler is not None and rules.classes.background is not None:
         raise InputError("--background leaves nothing to fill in; give it or --fill-stuff-with, not both")
 
 
-def _prepare(
-    source: Source, rules: ConvertRules, filler: Filler | None, ledger: Ledger, overwrite: bool
-) -> tuple[ClassPlan, list[_Task]]:
+def _prepare(source: Source, rules: ConvertRules, how: _How, ledger: Ledger) -> tuple[ClassPlan, list[_Task]]:
     """Plan everything before anything is written, so that whatever is wrong with the rules is told first."""
     splits = {p.key: rules.splits.split_of(p) for p in source.pictures}
     _check_names(source.pictures, splits)
-    plan_classes(source.classes, rules.classes, _filled(filler))
-    ledger.open(overwrite)
-    plan = plan_classes(source.classes, rules.classes, _filled(filler), ledger.category_ids)
-    ledger.keep_categories(dict(zip(plan.categories.names, plan.categories.ids, strict=True)))
+    plan_classes(source.classes, rules.classes, _filled(how.filler))
+    ledger.open(how.overwrite)
+    plan = plan_classes(source.classes, rules.classes, _filled(how.filler), ledger.category_ids)
     image_ids = _image_ids(source.pictures, splits, ledger)
     return plan, [_Task(p, splits[p.key], image_ids[p.key]) for p in source.pictures]
 
 
 def _work_off(
-    source: Source,
-    rules: ConvertRules,
-    plan: ClassPlan,
-    ledger: Ledger,
-    todo: Sequence[_Task],
-    filler: Filler | None,
-    copy: bool,
-    workers: int | None,
-    progress: Callable[[int], None],
+    work: _Work, finish: _Finish, ledger: Ledger, todo: Sequence[_Task], how: _How, earlier: int
 ) -> dict[str, str]:
     """Convert pictures, write each down, and return what is wrong with those that cannot be converted, by key."""
     ledger.begin(task.picture.key for task in todo)
-    paint_rules = PaintRules(plan.names, plan.categories, rules.overlap, rules.min_area)
-    work = _Work(source.read, paint_rules, rules.drop_filled)
-    finish = _Finish(ledger.out, copy, rules.classes.background, plan.categories)
+    tell, total = how.progress or (lambda _, __: None), earlier + len(todo)
+    tell(earlier, total)
     problems: dict[str, str] = {}
-    for number, (task, result) in enumerate(zip(todo, _results(work, finish, todo, filler, workers), strict=True), 1):
+    results = _results(work, finish, todo, how)
+    for number, (task, result) in enumerate(zip(todo, results, strict=True), earlier + 1):
         if isinstance(result, str):
             problems[task.picture.key] = result
         else:
             ledger.add(result)
-        progress(number)
+        tell(number, total)
     return problems
 
 
-def _results(
-    work: _Work, finish: _Finish, todo: Sequence[_Task], filler: Filler | None, workers: int | None
-) -> Iterator[Done | str]:
-    if filler is None:
-        with closing(in_processes(_WorkAndFinish(work, finish), todo, workers)) as results:
+def _results(work: _Work, finish: _Finish, todo: Sequence[_Task], how: _How) -> Iterator[Done | str]:
+    if how.filler is None:
+        with closing(in_processes(_WorkAndFinish(work, finish), todo, how.workers)) as results:
             yield from results
         return
-    with closing(in_processes(work, todo, workers)) as all_drawn:
+    with closing(in_processes(work, todo, how.workers)) as all_drawn:
         for drawn in all_drawn:
-            yield drawn if isinstance(drawn, str) else _filled_in(drawn, finish, filler)
+            yield drawn if isinstance(drawn, str) else _filled_in(drawn, finish, how.filler)
 
 
 def _filled_in(drawn: _Drawn, finish: _Finish, filler: Filler) -> Done | str:
@@ -279,15 +310,6 @@ def _filled_in(drawn: _Drawn, finish: _Finish, filler: Filler) -> Done | str:
     except InputError as error:
         return str(error)
     return finish(drawn._replace(painted=painted))
-
-
-def _counter(progress: Progress | None, tasks: Sequence[_Task], todo: Sequence[_Task]) -> Callable[[int], None]:
-    def tell(number: int) -> None:
-        if progress:
-            progress(len(tasks) - len(todo) + number, len(tasks))
-
-    tell(0)
-    return tell
 
 
 def _filled(filler: Filler | None) -> tuple[SourceClass, ...]:

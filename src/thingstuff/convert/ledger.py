@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -45,16 +45,18 @@ class Ledger:
         self.out, self.settings = out, settings
         self.done: dict[str, Done] = {}
         self.category_ids: dict[str, int] = {}
+        self.replaces = False
+        self._jsons: dict[str, str] = {}
         self._old: list[Done] = []
         self._begun: set[str] = set()
         self._lock: IO[bytes] | None = None
         self._lines, self._settings = out / FOLDER / "pictures.jsonl", out / FOLDER / "settings.json"
 
     def open(self, overwrite: bool) -> None:
-        """Read what an earlier run left, or begin.
+        """Read what an earlier run left, or begin; with `overwrite` it is to be replaced (`replaces`, see `replace`).
 
-        Raises `InputError` where the folder holds anything else, or a conversion with other settings and `overwrite`
-        is not set; with it, what that one wrote is removed.
+        Raises `InputError` where the folder holds anything else, or without `overwrite` a conversion with other
+        settings, or one whose JSONs were changed by somebody else.
         """
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"{self.out} is a file; give a folder (--to)")
@@ -68,6 +70,12 @@ class Ledger:
             self._lock = _locked(self.out / FOLDER / "lock", self.out)
         if not self._settings.is_file():
             self._write_settings()
+
+    def replace(self) -> None:
+        """Remove what the earlier conversion wrote, and begin anew."""
+        self._remove()
+        self._write_settings()
+        self.replaces = False
 
     def close(self) -> None:
         """Let another run have it."""
@@ -102,7 +110,7 @@ class Ledger:
         kept = {name for done in current for name in (done.picture, done.map)}
         for done in (*self._old, *gone):
             path = self.out / done.map
-            if done.map in kept or (path.is_file() and stamp(path) != done.stamp):
+            if done.map not in kept and path.is_file() and stamp(path) != done.stamp:
                 continue
             for name in {done.picture, done.map} - kept:
                 (self.out / name).unlink(missing_ok=True)
@@ -118,6 +126,15 @@ class Ledger:
         if dict(ids) != self.category_ids:
             self.category_ids = {**self.category_ids, **ids}
             self._write_settings()
+
+    def write_jsons(self, write: Callable[[], tuple[Path, ...]]) -> tuple[Path, ...]:
+        """Have the JSONs written, and write down how they were left; returns what `write` does."""
+        self._jsons = {}
+        self._write_settings()
+        paths = write()
+        self._jsons = {path.relative_to(self.out).as_posix(): stamp(path) for path in paths}
+        self._write_settings()
+        return paths
 
     def current(self, picture: SourcePicture, split: str, kinds: Mapping[str, bool]) -> bool:
         """Whether a picture is converted as its files are now, its map is there, and its categories are as they were.
@@ -158,16 +175,24 @@ class Ledger:
         if not isinstance(settings, dict) or stored.get("version") != _VERSION:
             raise InputError(f"{self._settings} is of another version; give another folder (--to)")
         self._read_lines()
-        changed = sorted(k for k in {**settings, **self.settings} if settings.get(k) != self.settings.get(k))
+        was, now = _flat(settings), _flat(self.settings)
+        changed = sorted(k for k in {**was, **now} if was.get(k) != now.get(k))
         if changed and not overwrite:
-            told = "; ".join(f"{k} was {settings.get(k)!r:.60}, now {self.settings.get(k)!r:.60}" for k in changed)
+            told = "; ".join(f"{k} was {was.get(k)!r:.60}, now {now.get(k)!r:.60}" for k in changed)
             raise InputError(
                 f"{self.out} holds a conversion with other settings ({told}); give another --to, or --overwrite"
             )
-        if changed or overwrite:
-            self._remove()
-        else:
-            self.category_ids = dict(stored.get("categories", {}))
+        if overwrite:
+            self.replaces = True
+            self._old, self.done = [*self._old, *self.done.values()], {}
+            return
+        self.category_ids, self._jsons = dict(stored.get("categories", {})), dict(stored.get("jsons", {}))
+        for name, written in self._jsons.items():
+            if (path := self.out / name).is_file() and stamp(path) != written:
+                raise InputError(
+                    f"{path} was changed after it was written; convert to another folder (--to), or write it anew with "
+                    "all else (--overwrite)"
+                )
 
     def _read_lines(self) -> None:
         if not self._lines.is_file():
@@ -198,11 +223,11 @@ class Ledger:
                 (self.out / name).unlink(missing_ok=True)
         for path in (self._lines, self._settings):
             path.unlink(missing_ok=True)
-        self.done, self._old, self._begun = {}, [], set()
+        self.done, self.category_ids, self._jsons, self._old, self._begun = {}, {}, {}, [], set()
 
     def _write_settings(self) -> None:
-        stored = {"version": _VERSION, "settings": self.settings, "categories": self.category_ids}
-        atomic_write(self._settings, json.dumps(stored, indent=1))
+        stored = {"settings": self.settings, "categories": self.category_ids, "jsons": self._jsons}
+        atomic_write(self._settings, json.dumps({"version": _VERSION, **stored}, indent=1))
 
 
 def _locked(path: Path, out: Path) -> IO[bytes]:
@@ -221,6 +246,12 @@ def _locked(path: Path, out: Path) -> IO[bytes]:
         file.close()
         raise InputError(f"another run is converting to {out}; wait for its end, or give another --to") from None
     return file
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those in a setting under `name.own`, so that a difference is told by its own name."""
+    parts = ((k, v.items()) if isinstance(v, Mapping) else (k, ((None, v),)) for k, v in settings.items())
+    return {f"{k}.{own}" if own else k: v for k, inner in parts for own, v in inner}
 
 
 def fingerprint(picture: SourcePicture) -> str:
