@@ -13,12 +13,15 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from thingstuff.convert.classes import ClassRules, plan_classes
 from thingstuff.convert.coco_instances import open_source as open_instances
 from thingstuff.convert.coco_instances import recognise as recognise_instances
 from thingstuff.convert.coco_panoptic import open_source as open_panoptic
 from thingstuff.convert.coco_panoptic import read as read_panoptic
 from thingstuff.convert.coco_panoptic import recognise as recognise_panoptic
+from thingstuff.convert.converting import convert
 from thingstuff.convert.exporting import export
+from thingstuff.convert.painting import Overlap, PaintRules, paint, with_background
 from thingstuff.convert.source import Source, SourceLabels, SourceObject, SourceOptions
 from thingstuff.data.coco import locate, splits
 from thingstuff.errors import InputError
@@ -107,7 +110,7 @@ def test_a_cvat_export_gives_polygons_masks_and_crowds(tmp_path: Path) -> None:
     assert (whole(cat) ^ expected["cat"]).sum() <= 8  # half a pixel at the polygon's border
     assert [(o.name, o.iscrowd) for o in labels.objects] == [("cat", False), ("dog", True), ("dog", True)]
     assert dog.marks == {"attributes": {"occluded": True}}
-    assert labels.notes == ("annotation with a bounding box alone, which is no mask",)
+    assert labels.notes == ("bounding box alone, which is no mask",)
     assert source.read(source.pictures[1]) == SourceLabels(SIZE, ())
     assert len(source.notes) == 1
     assert "2 of 4 annotations" in source.notes[0]
@@ -159,6 +162,8 @@ def mend(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ([["a", 2, 3, 4, 5, 6]], "no list of finite numbers"),
         ([[float("nan"), 2, 3, 4, 5, 6]], "no list of finite numbers"),
         ([[10**400, 2, 3, 4, 5, 6]], "no list of finite numbers"),
+        ([[1e9, 2, 3, 4, 5, 6]], "a polygon that reaches 1e+09 in a picture of 32 x 24"),
+        ([[10**15, 2, 3, 4, 5, 6]], "a polygon that reaches 1e+15 in a picture of 32 x 24"),
         ([SQUARE, {"x": 1}], "no list of finite numbers"),
         ("text", "neither polygons nor run lengths"),
         ({"counts": [700, 68]}, "of the size None"),
@@ -225,8 +230,8 @@ def test_cocos_own_tree_gives_splits_without_years_and_leaves_keypoints_aside(tm
         write_picture(tmp_path / split / f"{number:012}.jpg")
     source = open_instances(tmp_path, "named", NONE)
     assert [(p.key, p.split, p.image_id) for p in source.pictures] == [
-        ("000000000001", "train", 1),
-        ("000000000002", "val", 2),
+        ("train/000000000001", "train", 1),
+        ("val/000000000002", "val", 2),
     ]
     assert source.pictures[0].picture == tmp_path / "train2017" / "000000000001.jpg"
     assert source.pictures[0].extra == {"license": 4}
@@ -256,6 +261,9 @@ def test_a_roboflow_export_is_read_with_its_pictures_beside(tmp_path: Path) -> N
     assert recognise_instances(tmp_path) == "test/_annotations.coco.json lists segmentations of images"
     source = open_instances(tmp_path, "named", NONE)
     assert [(c.name, c.id) for c in source.classes] == [("ice", 1)]
+    assert len(source.notes) == 3
+    assert source.notes[0].startswith("category 0 in ")
+    assert "is named 'ice' as another one is, no annotation uses it" in source.notes[0]
     assert [(p.split, p.image_id, p.picture.parent.name) for p in source.pictures] == [
         ("test", 0, "test"),
         ("train", 0, "train"),
@@ -300,6 +308,37 @@ def test_missing_pictures_are_counted_and_can_be_given(tmp_path: Path) -> None:
         write_picture(tmp_path / "elsewhere" / f"{number}.png")
     source = open_instances(path, "named", SourceOptions(pictures=tmp_path / "elsewhere"))
     assert len(source.pictures) == 6
+
+
+def test_one_missing_picture_is_that_pictures_fault(tmp_path: Path) -> None:
+    images = [image(number, f"{number}.png") for number in range(3)]
+    path = write_json(tmp_path / "annotations" / "instances_val.json", instances([], images))
+    for number in (0, 2):
+        write_picture(tmp_path / "val" / f"{number}.png")
+    source = open_instances(tmp_path, "named", NONE)
+    assert [p.key for p in source.pictures] == ["0", "1", "2"]
+    gone = tmp_path / "val" / "1.png"
+    with pytest.raises(InputError, match=rf"{gone} is not there; .*--pictures"):
+        source.read(source.pictures[1])
+    assert [source.read(source.pictures[n]).size for n in (0, 2)] == [SIZE, SIZE]
+    with pytest.raises(InputError, match=r"1 of 3 pictures cannot be converted(.|\n)*1\.png is not there"):
+        convert(source, tmp_path / "out", workers=1)
+    assert len(convert(source, tmp_path / "out", skip_broken=True, workers=1).report.broken) == 1
+    assert len(read_json(tmp_path / "out" / "panoptic_val.json")["images"]) == 2
+    write_picture(gone)
+    assert convert(open_instances(path, "named", NONE), tmp_path / "out", workers=1).earlier == 2
+
+
+def test_a_missing_picture_of_a_panoptic_set_is_that_pictures_fault(tmp_path: Path) -> None:
+    write_panoptic(tmp_path)
+    content = read_json(tmp_path / "panoptic_val.json")
+    content["images"].append(image(31, "b.jpg"))
+    content["annotations"].append({**content["annotations"][0], "image_id": 31})
+    write_json(tmp_path / "panoptic_val.json", content)
+    source = open_panoptic(tmp_path, "named", NONE)
+    assert len(source.read(source.pictures[0]).objects) == 3
+    with pytest.raises(InputError, match=r"val.b\.jpg is not there"):
+        source.read(source.pictures[1])
 
 
 def test_classes_of_splits_are_joined_by_name(tmp_path: Path) -> None:
@@ -368,8 +407,14 @@ def test_stuff_of_semantic_pngs_lies_below(tmp_path: Path) -> None:
     assert [(o.name, o.layer) for o in labels.objects] == [("banner", -1), ("blanket", -1), ("cat", 0)]
     np.testing.assert_array_equal(whole(labels.objects[0]), values == 92)
     np.testing.assert_array_equal(whole(labels.objects[1]), values == 93)
-    assert [region.area for region in labels.ignored] == [16]
-    assert labels.notes == ("class of things in the semantic PNG, left to the instances",)
+    # where the PNG sees a cat that no instance covers there is no background: it is void, as what is ignored
+    assert sorted(region.area for region in labels.ignored) == [16, 6 * 32]
+    plan = plan_classes(source.classes, ClassRules(background="ground"))
+    drawn = paint(labels, PaintRules(plan.names, plan.categories, Overlap.SMALLER_ON_TOP, 0))[0]
+    ids = with_background(drawn, "ground", plan.categories).ids
+    assert not ids[10:16][~whole(labels.objects[2])[10:16]].any()
+    assert ids[22, 0]
+    assert labels.notes == ("class of things in the semantic PNG, left to the instances; where none is, it is void",)
 
 
 def test_names_say_what_values_of_semantic_pngs_are(tmp_path: Path) -> None:
@@ -386,7 +431,7 @@ def test_names_say_what_values_of_semantic_pngs_are(tmp_path: Path) -> None:
     ]
     labels = source.read(source.pictures[0])
     assert [(o.name, o.region.area) for o in labels.objects if o.layer] == [("sky", 6 * 32)]
-    assert [(r.top, r.area) for r in labels.ignored] == [(18, 6 * 32)]
+    assert [(r.top, r.area) for r in labels.ignored] == [(6, 6 * 32), (18, 6 * 32)]  # a cat without instance, too
 
 
 def test_faulty_semantic_pngs_are_told(tmp_path: Path) -> None:
@@ -547,6 +592,21 @@ def test_real_panoptic_sets_give_back_their_maps(shared_data: Path, name: str) -
 # There and back
 
 
+def test_stuff_that_our_export_put_beside_instances_is_read_unasked(tmp_path: Path) -> None:
+    write_panoptic(tmp_path / "set")
+    out = tmp_path / "out"
+    export(tmp_path / "set", out, "coco-instances", copy=False, workers=1)
+    reason = recognise_instances(out) or ""
+    source = open_instances(out, reason, NONE)
+    assert source.reason == "instances_val.json lists segmentations of images, with stuff from semantic_val/"
+    asked = open_instances(out, reason, SourceOptions(semantic=out))
+    assert (source.classes, source.pictures) == (asked.classes, asked.pictures)
+    assert [o.name for o in source.read(source.pictures[0]).objects] == ["sky", "person", "person"]
+    assert open_instances(out / "instances_val.json", "named", NONE).classes == asked.classes
+    (out / "classes.txt").unlink()  # without it nobody knows what the values are
+    assert [c.name for c in open_instances(out, reason, NONE).classes] == ["person"]
+
+
 def maps_by_class(source: Source) -> dict[str, npt.NDArray[Any]]:
     """Return for each picture what each pixel is: category id, and the segment's id where it is a thing."""
     kinds = {c.name: c for c in source.classes}
@@ -573,3 +633,27 @@ def test_instances_with_semantic_pngs_give_back_the_panoptic_set(shared_data: Pa
         np.testing.assert_array_equal(found[key], pixels)
     images = {p.key: (p.image_id, p.extra) for p in there.pictures}
     assert {p.key: (p.image_id, p.extra) for p in back.pictures} == images
+
+
+def test_ids_of_stuff_that_fit_no_semantic_png_survive(tmp_path: Path) -> None:
+    write_panoptic(tmp_path / "there")
+    path = tmp_path / "there" / "panoptic_val.json"
+    before = path.read_text()
+    for number, listed in ((70001, ["person", "sky"]), (2, ["person"])):
+        changed = before.replace('"id": 2, "name"', f'"id": {number}, "name"')
+        path.write_text(changed.replace('"category_id": 2,', f'"category_id": {number},'))
+        out = tmp_path / f"back_{number}"
+        export(tmp_path / "there", out, "coco-instances", workers=1)
+        assert [c["name"] for c in read_json(out / "instances_val.json")["categories"]] == listed
+        back = open_instances(out, "named", SourceOptions(semantic=out))
+        assert {(c.name, c.id, c.isthing) for c in back.classes} == {("person", 7, True), ("sky", number, False)}
+        assert sorted(o.name for o in back.read(back.pictures[0]).objects) == ["person", "person", "sky"]
+
+
+def test_a_panoptic_json_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_panoptic(tmp_path)
+    parsed: list[int] = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: (parsed.append(len(text)), loads(text))[1])
+    open_panoptic(tmp_path, "named", NONE)
+    assert parsed == [(tmp_path / "panoptic_val.json").stat().st_size]

@@ -97,7 +97,7 @@ def test_an_export_gives_brush_ellipse_and_polygon(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.argwhere(sky)[[0, -1]], [[0, 20], [5, 39]])
     assert sorted(labels.notes) == [
         "answer that draws nothing (choice, text, relation)",
-        "bounding box, which is no mask",
+        "bounding box alone, which is no mask",
         "second label of a region, which keeps its first",
     ]
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from thingstuff.convert.converting import convert
 from thingstuff.convert.labelme import open_source, recognise
 from thingstuff.convert.shapes import polygon_region
 from thingstuff.convert.source import SourceLabels, SourceObject, SourceOptions
@@ -169,6 +170,7 @@ def test_rectangles_may_be_drawn_from_any_corner(tmp_path: Path) -> None:
         (shape([[1, 2], [3, float("nan")], [5, 6]]), "finite numbers"),
         (shape([[1, 2], [3, 10**400], [5, 6]]), "finite numbers"),
         (shape([[1, 2], [3, 100_000], [5, 6]]), "a polygon that reaches 1e+05"),
+        (shape([[1, 2], [3, 1e9], [5, 6]]), "a polygon that reaches 1e+09 in a picture of 64 x 48"),
         (shape(group_id="a"), "group_id 'a' is not a whole number or null"),
         (shape(shape_type="cuboid"), "shape_type 'cuboid' is none that LabelMe writes"),
         (shape(shape_type=[1]), "shape_type [1] is no text"),
@@ -279,8 +281,52 @@ def test_two_jsons_of_one_picture_are_told(tmp_path: Path) -> None:
         open_source(tmp_path, "named", NONE)
 
 
-def test_broken_jsons_are_told_all_at_once(tmp_path: Path) -> None:
+def test_what_is_wrong_with_one_file_leaves_the_others_be(tmp_path: Path) -> None:
     labelled(tmp_path / "a.json", shape())
+    good = labelled(tmp_path / "z.json", shape(label="dog"))
+    (tmp_path / "cut.json").write_text(good.read_text()[:50])
+    write_picture(tmp_path / "cut.jpg")
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "wide.json").write_text(good.read_text(), encoding="utf-16")
+    labelled(tmp_path / "list.json", shapes="none")
+    labelled(tmp_path / "lost.json", shape(label="bird"), picture="lost.jpg")
+    labelled(tmp_path / "unnamed.json", shape(label=" "), shape(label=""))
+    faults = {
+        "cut": "cut.json: broken JSON at line 1",
+        "empty": "empty.json: broken JSON at line 1",
+        "list": "list.json: shapes 'none' is not a list",
+        "lost": "lost.json: its picture lost.jpg is not in",
+        "unnamed": "unnamed.json cannot be used",
+        "wide": "wide.json is no UTF-8 text",
+    }
+    source = open_source(tmp_path, "named", NONE)
+    assert {c.name for c in source.classes} == {"bird", "cat", "dog"}
+    assert source.notes == ()
+    assert sorted(p.key for p in source.pictures) == ["a", *faults, "z"]
+    for picture in source.pictures:
+        if picture.key in faults:
+            with pytest.raises(InputError, match=faults[picture.key]):
+                source.read(picture)
+    out = tmp_path.parent / "out"
+    with pytest.raises(InputError, match="6 of 8 pictures cannot be converted"):
+        convert(source, out, workers=1)
+    assert len(convert(source, out, skip_broken=True, workers=1).report.broken) == 6
+    shutil.copy(good, tmp_path / "cut.json")  # mended, but it speaks of another one's picture
+    with pytest.raises(InputError, match="speak of one picture"):
+        open_source(tmp_path, "named", NONE)
+    labelled(tmp_path / "cut.json", shape())
+    assert convert(open_source(tmp_path, "named", NONE), out, skip_broken=True, workers=1).earlier == 2
+    assert sorted(p.name for p in (out / "panoptic_train").iterdir()) == ["a.png", "cut.png", "z.png"]
+
+
+def test_a_broken_json_may_be_called_like_another_ones_picture(tmp_path: Path) -> None:
+    labelled(tmp_path / "a.json", shape(), picture="b.jpg")
+    write_picture(tmp_path / "b.jpg")
+    (tmp_path / "b.json").write_text("{")
+    assert [p.key for p in open_source(tmp_path, "named", NONE).pictures] == ["b", "b.json"]
+
+
+def test_broken_jsons_are_told_all_at_once_where_there_are_no_others(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / f"broken{number}.json").write_text("{")
     labelled(tmp_path / "c.json", shape(), shapes="none")

@@ -86,7 +86,7 @@ def test_label_studios_export_has_its_classes_in_a_text_file(tmp_path: Path) -> 
     assert source.pictures[0].split is None
     labels = read(source)
     assert [o.name for o in labels.objects] == ["sky", "cloud"]
-    assert labels.notes == ("bounding box, which is no mask",)
+    assert labels.notes == ("bounding box alone, which is no mask",)
     np.testing.assert_array_equal(np.argwhere(mask(labels.objects[0], (24, 40)))[[0, -1]], [[0, 20], [5, 39]])
     (tmp_path / "set" / "classes.txt").rename(tmp_path / "names.txt")
     with pytest.raises(InputError, match=r"has no classes.txt.*--names"):
@@ -126,7 +126,11 @@ def test_several_folders_and_other_names_of_splits(tmp_path: Path) -> None:
         picture(tmp_path / "images" / name / "1.jpg")
     text(tmp_path / "labels" / "b" / "1.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
     source = opened(tmp_path)
-    assert [(p.key, p.split) for p in source.pictures] == [("a/1", "train"), ("b/1", "train"), ("1", "extra")]
+    assert [(p.key, p.split) for p in source.pictures] == [
+        ("train/a/1", "train"),
+        ("train/b/1", "train"),
+        ("extra/1", "extra"),
+    ]
 
 
 def test_shares_are_of_the_upright_picture(tmp_path: Path) -> None:
@@ -199,5 +203,5 @@ def test_folders_of_splits_without_a_yaml(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         picture(tmp_path / "images" / split / f"{split}.png")
     text(tmp_path / "labels" / "train" / "train.txt", "0 0.1 0.1 0.5 0.1 0.5 0.5")
-    assert [(p.key, p.split) for p in opened(tmp_path).pictures] == [("train", "train"), ("valid", "val")]
+    assert [(p.key, p.split) for p in opened(tmp_path).pictures] == [("train/train", "train"), ("val/valid", "val")]
     assert label_path(Path("/images/a/images/b/c.1.png")) == Path("/images/a/labels/b/c.1.txt")

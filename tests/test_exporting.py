@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from rich.console import Console
 
 from thingstuff.convert.class_names import read_class_names
 from thingstuff.convert.coco_instances_writer import run_lengths
@@ -23,6 +24,7 @@ from thingstuff.convert.outlines import bridged, outlines
 from thingstuff.convert.picture_links import place_picture
 from thingstuff.convert.shapes import polygon_region
 from thingstuff.convert.source import Region, Source, SourceOptions
+from thingstuff.convert_command import Request, run
 from thingstuff.data.coco import CocoPanoptic, splits
 from thingstuff.errors import InputError
 from thingstuff.io import read_id_map, write_id_map
@@ -96,7 +98,7 @@ def exported(made: Made, target: str, **options: Any) -> tuple[Path, ExportResul
 
 def painted(source: Source, key: str) -> tuple[Ids, dict[int, tuple[int | None, bool]]]:
     """Return a picture's map as a reader gives it back, and (category_id, iscrowd) by id; stuff below all else."""
-    picture = next(p for p in source.pictures if p.key == key)
+    picture = next(p for p in source.pictures if p.key in (key, f"{p.split}/{key}"))
     labels = source.read(picture)
     ids, found = np.zeros(labels.size, np.int32), {}
     category_of = {c.name: c.id for c in source.classes}
@@ -335,6 +337,12 @@ def test_real_data_there_and_back(shared_data: Path, tmp_path: Path, name: str) 
             assert same_but_ids(again, ids)
             listed = [(opened.categories.ids[s.label], s.iscrowd) for s in record.segments]
             assert sorted(found.values(), key=str) == sorted(listed, key=str)
+
+
+def test_an_export_replaces_nothing(tmp_path: Path) -> None:
+    words = r"--overwrite replaces an earlier conversion to coco-panoptic alone; with --as yolo name a new folder"
+    with pytest.raises(InputError, match=words):
+        run(Request(tmp_path / "in", tmp_path / "out", as_format="yolo", overwrite=True), Console(quiet=True))
 
 
 def test_pictures_are_linked_or_copied(made: Made) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from thingstuff.coco_writing import write_coco_panoptic
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.data.map_runs import map_runs
 from thingstuff.data.scenes import SceneConfig, make_scenes
-from thingstuff.io import write_coco_panoptic
 from thingstuff.panoptic import Categories, Panoptic, Segment, segment_boxes
 
 CATEGORIES = Categories(("grass", "cat"), (False, True), (3, 8))

@@ -2,21 +2,22 @@
 
 from collections import Counter
 from pathlib import Path
+from time import process_time
 
 import numpy as np
 import pytest
 
 from thingstuff.convert.painting import (
+    FreshIds,
     Overlap,
     PaintRules,
     areas_and_boxes,
-    fresh_id,
     paint,
     with_background,
 )
 from thingstuff.convert.source import Region, SourceLabels, SourceObject
 from thingstuff.errors import InputError
-from thingstuff.panoptic import Categories, segment_boxes
+from thingstuff.panoptic import Categories, Color, segment_boxes
 
 CATEGORIES = Categories(("cup", "table", "sky"), (True, False, False), (7, 8, 9))
 NAMES = {"cup": "cup", "mug": "cup", "table": "table", "sky": "sky"}
@@ -109,14 +110,33 @@ def test_ids_are_kept_and_others_keep_clear_of_them() -> None:
     assert len({s.id for s in painted.segments}) == 3
 
 
-def test_a_fresh_id_shows_its_colour_and_is_free() -> None:
-    taken: set[int] = set()
-    for _ in range(2000):
-        found = fresh_id((0, 0, 0), taken)
-        assert found not in taken
-        assert 0 < found < 256**3
+def searched_id(color: Color, taken: set[int]) -> int:
+    """Return the id that a search from the colour on finds, begun anew for each: what `FreshIds` must give."""
+    for step in range(512):
+        moved = [c + step * stride % 61 - 30 * (step > 0) for c, stride in zip(color, (7, 11, 17), strict=True)]
+        red, green, blue = (min(max(c, 0), 255) for c in moved)
+        value = red + 256 * green + 65536 * blue
+        if value and value not in taken:
+            return value
+    return next(value for value in range(1, 256**3) if value not in taken)
+
+
+def test_fresh_ids_show_their_colours_and_are_free() -> None:
+    colors = [(0, 0, 0), (200, 100, 50), (255, 255, 255), (201, 100, 50)]
+    taken = {200 + 256 * 100 + 65536 * 50, 1, 3}
+    fresh = FreshIds(taken)
+    for number in range(800):
+        color = colors[max(0, number % 9 - 5)]  # most of one, so that its neighbours run out
+        found = fresh.take(color)
+        assert found == searched_id(color, taken)
         taken.add(found)
-    assert fresh_id((200, 100, 50), set()) == 200 + 256 * 100 + 65536 * 50
+    assert FreshIds().take((200, 100, 50)) == 200 + 256 * 100 + 65536 * 50
+
+
+def test_many_fresh_ids_take_no_longer_each() -> None:
+    fresh, began = FreshIds(), process_time()
+    assert len({fresh.take((128, 64, 128)) for _ in range(20_000)}) == 20_000
+    assert process_time() - began < 1, "a search that begins anew for each takes longer for 1000"
 
 
 def test_what_is_left_of_small_and_covered_segments() -> None:
@@ -130,6 +150,61 @@ def test_what_is_left_of_small_and_covered_segments() -> None:
     assert painted.ignored is not None
     background = with_background(painted, "table", CATEGORIES)
     assert painted.ids[0, 0] == background.ids[0, 0] == 0, "the pixels of a dropped segment are void, not background"
+
+
+def test_many_small_segments_are_dropped_at_once() -> None:
+    cups = tuple(box("cup", 3 * (n // 500), 3 * (n % 500), 2, 2) for n in range(1500))
+    labels, began = SourceLabels((2000, 1500), (*cups, box("sky", 1000, 0, 1000, 1500))), process_time()
+    painted, report = paint(labels, rules(min_area=5))
+    assert process_time() - began < 0.5, "a look at the whole map for each takes longer"
+    assert report.dropped == Counter({("cup", "below --min-area"): 1500})
+    assert painted.ignored is not None
+    assert np.count_nonzero(painted.ignored) == 1500 * 4
+    assert [s.name for s in painted.segments] == ["sky"]
+
+
+def filled(name: str, left: int, width: int, by: str = "detr", **more: object) -> SourceObject:
+    return box(name, 0, left, 1, width, marks={"filled": {"by": by}}, **more)
+
+
+def test_what_is_filled_in_beside_drawn_stuff_is_void() -> None:
+    # "mug" stands for a class that --merge made one with another
+    merged = PaintRules({**NAMES, "mug": "sky"}, CATEGORIES, Overlap.LAST, 0)
+    for objects in ((box("sky", 0, 0, 1, 2), filled("mug", 2, 3)), (filled("mug", 2, 3), box("sky", 0, 0, 1, 2))):
+        painted, report = paint(SourceLabels((1, 7), (*objects, filled("table", 5, 1))), merged)
+        assert {s.name: dict(s.marks) for s in painted.segments} == {"sky": {}, "table": {"filled": {"by": "detr"}}}
+        assert (painted.ids[0] > 0).tolist() == [True, True, False, False, False, True, False]
+        assert painted.ignored is not None
+        assert painted.ignored[0].tolist() == [False, False, True, True, True, False, False]
+        assert report.dropped == Counter({("sky", "filled in beside what is drawn of its class"): 1})
+
+
+def test_filled_stuff_joins_filled_stuff_and_things_stay_as_they_are() -> None:
+    cups = (box("cup", 0, 4, 1, 1), filled("cup", 5, 1))
+    painted, report = paint(SourceLabels((1, 6), (filled("sky", 0, 1, "first"), filled("sky", 2, 2), *cups)), rules())
+    assert [(s.name, *s.marks.get("filled", {}).values()) for s in painted.segments] == [
+        ("sky", "first"),
+        ("cup",),
+        ("cup", "detr"),
+    ]
+    assert painted.ids[0, 0] == painted.ids[0, 2] == painted.ids[0, 3] > 0
+    assert painted.ignored is None
+    assert not report.dropped
+
+
+def test_filled_stuff_stays_where_nothing_is_left_of_what_is_drawn() -> None:
+    labels = SourceLabels((1, 5), (box("sky", 0, 0, 1, 1), filled("sky", 1, 2), box("cup", 0, 3, 1, 2)))
+    painted, report = paint(labels, rules(min_area=2))
+    assert [(s.name, bool(s.marks)) for s in painted.segments] == [("sky", True), ("cup", False)]
+    assert report.dropped == Counter({("sky", "below --min-area"): 1})
+
+
+def test_background_takes_the_mark_of_what_was_filled_in_of_its_class() -> None:
+    labels = SourceLabels((1, 4), (filled("sky", 0, 1), filled("table", 1, 1)))
+    painted, _ = paint(labels, rules())
+    background = with_background(painted, "sky", CATEGORIES)
+    assert {s.name: bool(s.marks) for s in background.segments} == {"sky": False, "table": True}
+    assert background.ids[0, 0] == background.ids[0, 2] == background.ids[0, 3]
 
 
 def test_an_object_outside_of_the_picture_is_told() -> None:

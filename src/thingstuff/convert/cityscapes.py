@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thingstuff.convert.label_maps import read_label_map, refuse_missing
+from thingstuff.convert.picture_files import keys_apart
 from thingstuff.convert.shapes import distinct, regions_of_numbers
 from thingstuff.convert.source import (
     Region,
@@ -117,7 +118,8 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
     classes = tuple(SourceClass(c.name, c.id, c.isthing, c.color) for c in CITY_LABELS if c.evaluated)
     without = len(pictures.keys() - maps.keys())
     notes = (f"{without} pictures have no *{_MAP_END} and are left out",) if without else ()
-    return Source("cityscapes", reason, classes, tuple(found), read, notes=notes)
+    apart = keys_apart(found, [folder.name for folder in labels.iterdir() if folder.is_dir()])
+    return Source("cityscapes", reason, classes, apart, read, notes=notes)
 
 
 def read(picture: SourcePicture) -> SourceLabels:

@@ -21,6 +21,7 @@ IGNORED_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void"
 
 _NO_NAME_BLACK, _NO_NAME_BORDER = -1, -2  # values that no map of numbers has
 _REMEDY = "write a class name on each line, or YAML such as '1: road'"
+_COLORED = re.compile(r"[^:]+:\s*\d+\s*,\s*\d+\s*,\s*\d+\s*")
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,13 @@ class Legend:
 
     def digest(self) -> str:
         """Return a short text that is another one for another legend."""
-        parts = (sorted(self.names.items()), sorted(self.colors.items()), sorted(self.unlabelled), sorted(self.ignored))
-        return hashlib.sha256(repr(parts).encode(errors="backslashreplace")).hexdigest()[:16]
+        named, colors = sorted(self.names.items()), sorted(self.colors.items())
+        return digest_of(named, colors, sorted(self.unlabelled), sorted(self.ignored))
+
+
+def digest_of(*parts: Any) -> str:
+    """Return a short text that is another one for other values, told apart by their `repr`."""
+    return hashlib.sha256(repr(parts).encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def legend_of(classes: Iterable[NamedClass]) -> Legend:
@@ -91,10 +97,10 @@ def voc_color(index: int) -> Color:
 def read_class_names(path: str | Path) -> tuple[NamedClass, ...]:
     """Read class names in the order of their values; a text file, or YAML or JSON by its suffix.
 
-    Text holds a name a line, `7: road` on every line (COCO-Stuff), `name:r,g,b:parts:actions` (VOC's label map, as
-    CVAT writes it; lines that begin with # are comments there), or `name,r,g,b` with a heading or none. YAML holds a
-    list, or names by number, by itself or under `names`. LabelMe's `__ignore__` on the first line is no value and is
-    left out. Raises `InputError` where the file is missing, empty or something else, or where a name, number or colour
+    Text holds a name a line, `7: road` on every line (COCO-Stuff), `name:r,g,b` or `name:r,g,b:parts:actions` (VOC's
+    label map, as CVAT writes it; lines that begin with # are comments there), or `name,r,g,b` with a heading or none.
+    YAML holds a list, names by number, or [r, g, b] by name, by itself or under `names`. LabelMe's `__ignore__` on the
+    first line is no value and is left out. Raises `InputError` where the file is missing, empty or something else, or where a name, number or colour
     stands twice.
     """
     path = Path(path)
@@ -132,6 +138,9 @@ def _from_yaml(path: Path, text: str) -> list[NamedClass]:
         content = content["names"]
     if isinstance(content, list):
         content = dict(enumerate(content))
+    if isinstance(content, Mapping) and content and all(isinstance(color, list) for color in content.values()):
+        rows = [(str(name).strip(), ",".join(map(str, color))) for name, color in content.items()]
+        return [_colored(path, index, *row, f"{row[0]}: [{row[1]}]") for index, row in enumerate(rows)]
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds neither a list of names nor names by number; {_REMEDY}")
     return [_numbered(path, index, name) for index, name in content.items()]
@@ -151,7 +160,7 @@ def _numbered(path: Path, index: Any, name: Any) -> NamedClass:
 def _from_lines(path: Path, text: str) -> list[NamedClass]:
     lines = [line.strip() for line in text.strip().splitlines()]
     told = [line for line in lines if line and not line.startswith("#")]
-    if told and all(line.count(":") == 3 for line in told):
+    if told and (all(line.count(":") == 3 for line in told) or all(map(_COLORED.fullmatch, told))):
         return [_label_map_entry(path, position, line) for position, line in enumerate(told)]
     if told and all(re.match(r"\d+\s*:\s*\S", line) for line in told):
         return [_numbered(path, *(part.strip() for part in line.split(":", 1))) for line in told]

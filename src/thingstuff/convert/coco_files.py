@@ -1,17 +1,19 @@
 """What COCO's JSON files have in common: recognising them, their splits, categories and pictures."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from thingstuff.convert.source import SourceClass, SourcePicture
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import Kind, field_fault
+from thingstuff.io import Kind, field_fault, read_json
 
 WHOLE = Kind("a whole number", lambda v: type(v) is int)
 TEXT = Kind("a text", lambda v: type(v) is str and v.strip() != "")
 IMAGE_ID = Kind("a whole number or text", lambda v: type(v) in (int, str))
+LISTS = ("images", "annotations", "categories")
 STANDARD_IMAGE_FIELDS = frozenset({"id", "file_name", "width", "height"})
 _SIDE = Kind("a whole number above 0", lambda v: type(v) is int and v > 0)
 _THING = Kind("0 or 1", lambda v: type(v) in (int, bool) and v in (0, 1))
@@ -54,6 +56,14 @@ def split_names(names: Iterable[str]) -> dict[str, str]:
     """Return what each split is called: without its year (train2017: train), unless two would then be one."""
     bare = {name: _YEAR.sub("", name) for name in names}
     return bare if len({*bare.values()}) == len(bare) else {name: name for name in bare}
+
+
+def read_lists(path: Path, what: str) -> dict[str, Any]:
+    """Return a JSON with the lists `LISTS`; raises `InputError`, in which `what` names the format, where it is not."""
+    data = read_json(path)
+    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in LISTS):
+        raise InputError(f"{path} is no {what} JSON: an object with the lists {', '.join(LISTS)} was expected")
+    return data
 
 
 def read_images(path: Path, entries: Sequence[Any]) -> dict[int | str, CocoImage]:
@@ -138,43 +148,50 @@ def joined_classes(parts: Sequence[tuple[Path, Iterable[SourceClass]]]) -> Class
 
 
 def find_pictures_of(
-    json_path: Path, images: Iterable[CocoImage], bases: Sequence[Path]
+    json_path: Path, images: Iterable[CocoImage], bases: Sequence[Path], split: str | None
 ) -> dict[int | str, tuple[str, Path]]:
     """Return the key and the file of each picture by its image id; it lies in the first of the folders that has it.
 
-    Raises `InputError` where pictures are in none of them, or two would have the same key.
+    Some JSONs state their split's folder with each name; it is no part of the key. Of one that is in none of them the
+    file is where most others lie, which `refuse_absent` tells when its turn comes.
+    Raises `InputError` where that is so of all pictures, or two would have the same key.
     """
     found: dict[int | str, tuple[str, Path]] = {}
     names: dict[str, str] = {}
-    missing: list[str] = []
+    missing: dict[int | str, PurePosixPath] = {}
+    lie_in = Counter[Path]()
     for image in images:
         name = _relative(image.file_name)
-        picture = next((p for base in bases if (p := base / name).is_file()), None)
-        if picture is None:
-            picture = next((p for base in bases if (p := base / name.name).is_file()), None)
-        if picture is None:
-            missing.append(image.file_name)
-            continue
+        places = [(base, base / inner) for inner in (name, PurePosixPath(name.name)) for base in bases]
+        base, picture = next((place for place in places if place[1].is_file()), (None, Path(name)))
+        if base is None:
+            missing[image.id] = name
+        else:
+            lie_in[base] += 1
         key = (PurePosixPath(name.name) if ".." in name.parts else name).with_suffix("").as_posix()
+        key = key.removeprefix(f"{split}/")
         if key in names:
             told = f"{names[key]!r} and {image.file_name!r}"
             raise InputError(f"{json_path}: the pictures {told} are one or differ in their suffix alone; keep one")
         names[key] = image.file_name
         found[image.id] = (key, picture)
-    if missing:
-        told = ", ".join(missing[:_TOLD]) + (f" and {len(missing) - _TOLD} more" if len(missing) > _TOLD else "")
+    if missing and not lie_in:
+        told = ", ".join(map(str, [*missing.values()][:_TOLD]))
+        more = f" and {len(missing) - _TOLD} more" if len(missing) > _TOLD else ""
         raise InputError(
-            f"{json_path}: pictures are not there: {told}; looked for in {', '.join(map(str, bases))}; put them there, "
-            "take them out of the JSON, or name their folder (--pictures)"
+            f"{json_path}: pictures are not there: {told}{more}; looked for in {', '.join(map(str, bases))}; put them "
+            "there, take them out of the JSON, or name their folder (--pictures)"
         )
-    return found
+    return found | {i: (found[i][0], lie_in.most_common(1)[0][0] / name) for i, name in missing.items()}
 
 
-def keys_apart(pictures: Sequence[SourcePicture]) -> tuple[SourcePicture, ...]:
-    """Return pictures whose keys are one picture's alone: with the split before them where splits share names."""
-    if len({p.key for p in pictures}) == len(pictures):
-        return tuple(pictures)
-    return tuple(p._replace(key=f"{p.split}/{p.key}") for p in pictures)
+def refuse_absent(picture: SourcePicture) -> None:
+    """Raise `InputError` where a picture that a JSON lists is not there."""
+    if not picture.picture.is_file():
+        raise InputError(
+            f"{picture.picture} is not there; put it there, take it out of the JSON, or name the folder of the "
+            "pictures (--pictures)"
+        )
 
 
 def bases_of(root: Path, beside: Path, names: Iterable[str | None], given: Path | None) -> list[Path]:
@@ -193,5 +210,5 @@ def bases_of(root: Path, beside: Path, names: Iterable[str | None], given: Path 
 
 def _relative(file_name: str) -> PurePosixPath:
     """Return a file name as a path with forward slashes; of one from another machine's root only the name."""
-    path = PurePosixPath(PureWindowsPath(file_name).as_posix())
-    return PurePosixPath(path.name) if PureWindowsPath(file_name).anchor else path
+    path = PureWindowsPath(file_name)
+    return PurePosixPath(path.name if path.anchor else path.as_posix())

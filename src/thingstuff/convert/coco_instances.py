@@ -14,22 +14,25 @@ from typing import Any, NamedTuple
 
 from thingstuff.convert.coco_files import (
     IMAGE_ID,
+    LISTS,
     WHOLE,
     CocoImage,
     bases_of,
     ends_of,
     find_pictures_of,
     joined_classes,
-    keys_apart,
     read_classes,
     read_images,
+    read_lists,
+    refuse_absent,
     split_names,
 )
-from thingstuff.convert.coco_stuff import SemanticStuff, find_maps, names_in, stuff_of
+from thingstuff.convert.coco_stuff import SemanticStuff, exported_maps, find_maps, names_in, stuff_of
 from thingstuff.convert.label_maps import split_name
-from thingstuff.convert.picture_files import picture_size
+from thingstuff.convert.picture_files import keys_apart, picture_size
 from thingstuff.convert.shapes import polygon_region, rle_region
 from thingstuff.convert.source import (
+    BOX_ALONE,
     Region,
     Size,
     Source,
@@ -40,15 +43,14 @@ from thingstuff.convert.source import (
     SourcePicture,
 )
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import LARGEST_ID, Kind, check_picture_size, field_fault, read_json
+from thingstuff.io import LARGEST_ID, Kind, check_picture_size, field_fault
 
 _FORMAT = "coco-instances"
 _FLAG = Kind("0 or 1", lambda v: type(v) in (int, bool) and v in (0, 1))
 _SEGMENT_ID = Kind(f"a whole number from 1 to {LARGEST_ID}", lambda v: type(v) is int and 0 < v <= LARGEST_ID)
-_LISTS = ("images", "annotations", "categories")
 _ROBOFLOW = "_annotations.coco.json"
 _CALLED = re.compile(r"(?:train|training|val|valid|validation|test|testing)(?:20\d\d)?", re.IGNORECASE)
-_FARTHEST = 1e9  # beyond any picture; whole numbers in JSON may be longer than a float takes
+_LARGEST = 1e100  # whole numbers in JSON may be longer than a float takes
 _UNSPLIT = "default"  # of CVAT's export, where nobody named subsets
 _CROWDED = 0.1  # of COCO's own annotations 1 in 100 is a crowd
 _MASKS_AS_CROWDS = (
@@ -61,7 +63,6 @@ _STANDARD_FIELDS = frozenset(
     {"id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd", "isthing", "segment_id"}
     | {"keypoints", "num_keypoints", "ignore"}
 )
-_BOX_ONLY = "annotation with a bounding box alone, which is no mask"
 _LINE = "polygon of less than three corners"
 
 
@@ -94,11 +95,13 @@ class _Grouped(NamedTuple):
 class Payload(NamedTuple):
     """A picture's (height, width), None where the JSON does not say, and its annotations as JSON text.
 
-    As text they take a fraction of the memory, and of the time to another process, that lists of numbers take.
+    As text they take a fraction of the memory, and of the time to another process, that lists of numbers take. `stuff`
+    is another text where the picture's semantic PNG is to be read otherwise.
     """
 
     size: Size | None
     annotations: str
+    stuff: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Reader:
     def __call__(self, picture: SourcePicture) -> SourceLabels:
         """Return a picture's objects; raises one `InputError` for all annotations that cannot be used."""
         payload: Payload = picture.payload
+        refuse_absent(picture)
         size = payload.size or picture_size(picture.picture)
         check_picture_size(picture.picture, size)  # first: a wrong one may be larger than memory
         objects: list[SourceObject] = []
@@ -142,25 +146,31 @@ def recognise(path: Path) -> str | None:
 
 
 def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
-    """Open a JSON, or all those of a folder, one for each split.
+    """Open a JSON, or all those of a folder, one for each split; stuff that our own export put beside it is read too.
 
     Raises `InputError` where there is none, one is faulty (up to ten faults told, the rest counted), two are of one
-    split, or pictures are missing.
+    split, or all pictures are missing.
     """
-    options.refuse_unused(_FORMAT, "pictures", *(("semantic", "names") if options.semantic else ()))
     jsons = _jsons(path)
+    exported = exported_maps(jsons[0].path.parent, [entry.name for entry in jsons]) if not options.semantic else ()
+    semantic = jsons[0].path.parent if exported else options.semantic
+    if exported:
+        reason = f"{reason}, with stuff from {', '.join(f'{folder.name}/' for folder in exported)}"
+    options.refuse_unused(_FORMAT, "pictures", *(("semantic", "names") if semantic else ()))
     opened = [_open(entry, options.pictures) for entry in jsons]
     joined = joined_classes([(e.path, o.classes) for e, o in zip(jsons, opened, strict=True)])
-    pictures = keys_apart([picture for part in opened for picture in part.pictures])
+    pictures = keys_apart([picture for part in opened for picture in part.pictures], [entry.split for entry in jsons])
     header = {key: value for part in reversed(opened) for key, value in part.header.items()}
     notes = (*joined.notes, *(note for part in opened for note in part.notes))
     paths = {entry.split: entry.path for entry in jsons}
-    if options.semantic is None:
+    if semantic is None:
         classes = tuple(c if c.isthing is not None else c._replace(isthing=True) for c in joined.classes)
         return Source(_FORMAT, reason, classes, pictures, Reader(paths, None), header, notes)
     used = {name for part in opened for name in part.used}
-    stuff, classes = stuff_of(joined.classes, used, options.names or names_in(options.semantic))
-    found = find_maps(options.semantic, pictures, {entry.split: entry.name for entry in jsons})
+    stuff, classes = stuff_of(joined.classes, used, options.names or names_in(semantic))
+    told = stuff.digest()
+    pictures = tuple(p._replace(payload=p.payload._replace(stuff=told)) for p in pictures)
+    found = find_maps(semantic, pictures, {entry.split: entry.name for entry in jsons})
     return Source(_FORMAT, reason, classes, found.pictures, Reader(paths, stuff), header, notes + found.notes)
 
 
@@ -213,9 +223,7 @@ def _called(path: Path) -> str | None:
 
 def _open(entry: _Json, pictures: Path | None) -> _Opened:
     path = entry.path
-    data = read_json(path)
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in _LISTS):
-        raise InputError(f"{path} is no COCO instances JSON: an object with the lists {', '.join(_LISTS)} was expected")
+    data = read_lists(path, "COCO instances")
     images, classes = read_images(path, data["images"]), read_classes(path, data["categories"])
     if not images or not classes:
         raise InputError(f"{path}: the list of {'images' if classes else 'categories'} is empty; add them")
@@ -223,16 +231,21 @@ def _open(entry: _Json, pictures: Path | None) -> _Opened:
     grouped = _group(path, data.pop("annotations"), images, classes)
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     bases = bases_of(root, path.parent, (entry.name, entry.split), pictures)
-    found = find_pictures_of(path, images.values(), bases)
+    found = find_pictures_of(path, images.values(), bases, entry.split)
     of = [
         SourcePicture(*found[i], (), entry.split, i, Payload(image.size, grouped.texts.get(i, "[]")), image.extra)
         for i, image in images.items()
     ]
-    header = {key: value for key, value in data.items() if key not in _LISTS}
+    header = {key: value for key, value in data.items() if key not in LISTS}
     kept = _without_twins(path, classes.values(), grouped.used)
-    notes = (f"{grouped.crowds:,} of {count:,} annotations in {path} {_MASKS_AS_CROWDS}",)
-    crowded = grouped.crowds > _CROWDED * count
-    return _Opened(of, kept, {classes[i].name for i in grouped.used}, header, notes if crowded else ())
+    notes = [
+        f"category {c.id} in {path} is named {c.name!r} as another one is, no annotation uses it, and it is left aside"
+        for c in classes.values()
+        if c not in kept
+    ]
+    if grouped.crowds > _CROWDED * count:
+        notes.append(f"{grouped.crowds:,} of {count:,} annotations in {path} {_MASKS_AS_CROWDS}")
+    return _Opened(of, kept, {classes[i].name for i in grouped.used}, header, tuple(notes))
 
 
 def _group(
@@ -292,7 +305,7 @@ def _without_twins(path: Path, classes: Iterable[SourceClass], used: set[int]) -
 def _region(segmentation: Any, size: Size, notes: list[str]) -> Region | None:
     """Return the pixels of a segmentation; None, and why in `notes`, where it has no area by its kind."""
     if not segmentation:
-        notes.append(_BOX_ONLY)
+        notes.append(BOX_ALONE)
         return None
     if isinstance(segmentation, dict):
         return _of_runs(segmentation, size)
@@ -300,7 +313,7 @@ def _region(segmentation: Any, size: Size, notes: list[str]) -> Region | None:
         raise InputError(f"{segmentation!r:.60} is neither polygons nor run lengths")
     pieces = segmentation if isinstance(segmentation[0], list) else [segmentation]
     for piece in pieces:
-        if not isinstance(piece, list) or not all(type(v) in (int, float) and abs(v) < _FARTHEST for v in piece):
+        if not isinstance(piece, list) or not all(type(v) in (int, float) and abs(v) < _LARGEST for v in piece):
             raise InputError(f"the polygon {piece!r:.60} is no list of finite numbers")
     polygons = [[float(v) for v in piece] for piece in pieces if len(piece) >= 6 or len(piece) % 2]
     notes += [_LINE] * (len(pieces) - len(polygons))

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from thingstuff.convert.export_target import (
     Done,
     Task,
+    class_values,
     key_of_record,
     read_regions,
     void_value,
@@ -35,7 +36,9 @@ class CocoInstancesWriter:
 
     An object's mask is written as compressed run lengths, as COCO writes crowds: a polygon would lose pixels, and
     pycocotools reads either. `segment_id` keeps the id that it has in the panoptic map. The value of a semantic PNG is
-    the class's category_id (where these fit, see `classes.txt`), and void, or 0 where no class has that, anywhere else.
+    the class's category_id, and void, or 0 where no class has that, anywhere else. Where ids do not fit into 16 bits,
+    values are the classes' places (`classes.txt` names them), and the JSON lists the classes of stuff too, with
+    `isthing` 0, so that their ids are not lost; elsewhere it lists things alone, as COCO's own and its readers have it.
     """
 
     out: Path
@@ -57,7 +60,8 @@ class CocoInstancesWriter:
         known = {record.image_id for record in data.records}
         head = {key: value for key, value in old.items() if key not in _KEPT_LISTS}
         head["images"] = [entry for entry in old["images"] if entry["id"] in known]
-        head["categories"] = [entry for entry in old["categories"] if entry["isthing"]]
+        values_are_ids = all(i == value for i, value in class_values(self.categories).items())
+        head["categories"] = [entry for entry in old["categories"] if entry["isthing"] or not values_are_ids]
         with (self.out / f"instances_{split}.json").open("w", encoding="utf-8") as file:
             file.write(f'{json.dumps(head)[:-1]}, "annotations": [')
             number = 0

@@ -10,16 +10,19 @@ from typing import Any, NamedTuple
 import yaml
 
 from thingstuff.convert.coco_files import (
+    LISTS,
     STANDARD_IMAGE_FIELDS,
     CocoImage,
     bases_of,
     ends_of,
     find_pictures_of,
     joined_classes,
-    keys_apart,
+    read_lists,
+    refuse_absent,
     split_names,
 )
 from thingstuff.convert.painting import areas_and_boxes
+from thingstuff.convert.picture_files import keys_apart
 from thingstuff.convert.source import (
     Region,
     Size,
@@ -30,13 +33,12 @@ from thingstuff.convert.source import (
     SourceOptions,
     SourcePicture,
 )
-from thingstuff.data.coco import Record, SplitPaths, id_faults, locate, read_ground_truth, splits
+from thingstuff.data.coco import Record, SplitPaths, id_faults, locate, parse_ground_truth, splits
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import read_id_map, read_json
+from thingstuff.io import read_id_map
 from thingstuff.panoptic import Categories
 
 _STANDARD_FIELDS = frozenset({"id", "category_id", "area", "bbox", "iscrowd", "isthing"})
-_LISTS = frozenset({"images", "annotations", "categories"})
 _YAML_KEYS = {"pictures", "maps", "json"}
 
 
@@ -85,21 +87,23 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
     classes, pictures = [], []
     header: dict[str, Any] = {}
     for part in parts:
-        categories, records, problems = read_ground_truth(part.paths)
+        raw = read_lists(part.paths.json, "COCO panoptic")
+        categories, records, problems = parse_ground_truth(part.paths, *(raw[key] for key in LISTS))
         raise_problems(problems, f"{part.paths.json} cannot be used:")
-        raw = read_json(part.paths.json)
         pictures += _pictures(part, names[part.name] or None, categories, records, raw)
         classes.append((part.paths.json, _classes(categories, raw)))
-        header = {**{key: value for key, value in raw.items() if key not in _LISTS}, **header}
+        header = {**{key: value for key, value in raw.items() if key not in LISTS}, **header}
     joined = joined_classes(classes)
-    return Source("coco-panoptic", reason, joined.classes, keys_apart(pictures), read, header, joined.notes)
+    found = keys_apart(pictures, [name or None for name in names.values()])
+    return Source("coco-panoptic", reason, joined.classes, found, read, header, joined.notes)
 
 
 def read(picture: SourcePicture) -> SourceLabels:
     """Read a picture's map as one object for each segment.
 
-    Raises `InputError` where the map is missing, damaged, or disagrees with the JSON in size or ids.
+    Raises `InputError` where picture or map are missing, or the map is damaged or disagrees with the JSON.
     """
+    refuse_absent(picture)
     size, segments = picture.payload
     map_path = picture.labels[0]
     ids = read_id_map(map_path)
@@ -183,7 +187,7 @@ def _pictures(
     fields = {entry["id"]: entry for entry in raw["images"]}
     infos = {entry["image_id"]: entry["segments_info"] for entry in raw["annotations"]}
     images = [CocoImage(r.image_id, r.file_name, (r.height, r.width), {}) for r in records]
-    found = find_pictures_of(part.paths.json, images, part.bases)
+    found = find_pictures_of(part.paths.json, images, part.bases, split)
     pictures = []
     for record in records:
         key, picture = found[record.image_id]

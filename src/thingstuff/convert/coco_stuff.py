@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from thingstuff.convert.class_names import IGNORED_NAMES, UNLABELLED_NAMES, read_class_names
+from thingstuff.convert.class_names import IGNORED_NAMES, UNLABELLED_NAMES, digest_of, read_class_names
 from thingstuff.convert.label_maps import class_values
 from thingstuff.convert.painting import areas_and_boxes
 from thingstuff.convert.shapes import distinct
@@ -22,7 +22,7 @@ from thingstuff.panoptic import Color
 _BELOW = -1  # the layer: whatever the rule for overlaps, the instances lie on top
 _UNLABELLED = 0  # COCO-Stuff's pixel maps: category ids, 0 where there is none or a thing
 _IGNORED = (255, 65535)
-_LEFT_OUT = "class of things in the semantic PNG, left to the instances"
+_LEFT_OUT = "class of things in the semantic PNG, left to the instances; where none is, it is void"
 _TOLD = 5
 
 
@@ -35,6 +35,11 @@ class SemanticStuff:
     unlabelled: frozenset[int] = frozenset()
     ignored: frozenset[int] = frozenset()
     colors: Mapping[Color, int] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Return a short text that is another one where the same map would be read otherwise."""
+        named, colors = sorted(self.names.items()), sorted(self.colors.items())
+        return digest_of(named, sorted(self.things), sorted(self.unlabelled), sorted(self.ignored), colors)
 
     def read(self, path: Path, size: Size) -> SourceLabels:
         """Return the stuff of a map, one object for each class; raises `InputError` for a wrong size or value."""
@@ -55,8 +60,9 @@ class SemanticStuff:
             )
         objects = [SourceObject(self.names[v], r, layer=_BELOW) for v, r in regions.items() if v in self.names]
         notes = [_LEFT_OUT for value in regions if value in self.things]
-        ignored: list[Region] = [region for value, region in regions.items() if value in self.ignored]
-        return SourceLabels(size, tuple(objects), tuple(ignored), tuple(notes))
+        # somebody saw a thing there: whatever it is that no instance covers, the background it is not
+        ignored = tuple(region for value, region in regions.items() if value in self.ignored | self.things)
+        return SourceLabels(size, tuple(objects), ignored, tuple(notes))
 
 
 class FoundMaps(NamedTuple):
@@ -64,6 +70,13 @@ class FoundMaps(NamedTuple):
 
     pictures: tuple[SourcePicture, ...]
     notes: tuple[str, ...]
+
+
+def exported_maps(folder: Path, names: Sequence[str | None]) -> tuple[Path, ...]:
+    """Return the folders of semantic PNGs that our own export wrote beside its JSONs, which are called `names`."""
+    if names_in(folder) is None:
+        return ()
+    return tuple(path for name in names if name and (path := folder / f"semantic_{name}").is_dir())
 
 
 def names_in(folder: Path) -> Path | None:

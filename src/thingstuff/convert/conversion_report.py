@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from thingstuff.convert.ledger import Done
 from thingstuff.convert.source import Source
+from thingstuff.data.coco import FILLED
 from thingstuff.io import atomic_write
 from thingstuff.panoptic import Categories
 
@@ -135,7 +136,7 @@ def _class_rows(categories: Categories, pictures: Sequence[Done]) -> tuple[Class
             counts[name]["pictures"] += 1
         for segment in done.segments:
             own = counts[segment["category_id"]]
-            own.update(segments=1, pixels=segment["area"], crowds=segment["iscrowd"], filled=int("filled" in segment))
+            own.update(segments=1, pixels=segment["area"], crowds=segment["iscrowd"], filled=bool(segment.get(FILLED)))
     total = max(1, sum(map(_pixels, pictures)))
     rows = []
     for category_id, name, thing in zip(categories.ids, categories.names, categories.things, strict=True):

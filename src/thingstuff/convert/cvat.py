@@ -1,6 +1,7 @@
 """CVAT for images 1.1: annotations.xml, and beside it images/ with the pictures.
 
-The format: docs.cvat.ai, "XML annotation format", and CVAT's own exporter. Letters: H W pixels of a picture.
+The format: docs.cvat.ai, "XML annotation format", and CVAT's own exporter. What lies on top is said by z_order, before
+any rule for overlaps, which decides within a layer. Letters: H W pixels of a picture.
 """
 
 import re
@@ -14,10 +15,10 @@ from xml.etree.ElementTree import Element, ParseError
 import numpy as np
 from defusedxml.ElementTree import iterparse
 
-from thingstuff.convert.coco_files import keys_apart
-from thingstuff.convert.picture_files import PICTURE_SUFFIXES
+from thingstuff.convert.picture_files import PICTURE_SUFFIXES, checked_size, given_pictures, keys_apart, path_below
 from thingstuff.convert.shapes import ellipse_region, polygon_region, union
 from thingstuff.convert.source import (
+    BOX_ALONE,
     Region,
     Size,
     Source,
@@ -27,7 +28,7 @@ from thingstuff.convert.source import (
     SourceOptions,
     SourcePicture,
 )
-from thingstuff.errors import InputError, raise_problems
+from thingstuff.errors import InputError
 from thingstuff.panoptic import Color
 
 _NAME = "annotations.xml"
@@ -39,7 +40,7 @@ _GEOMETRY = {
 }
 """The shapes that have pixels -> the attributes that say which."""
 _WITHOUT_PIXELS = {
-    "box": "bounding box, which is no mask",
+    "box": BOX_ALONE,
     "polyline": "polyline, which is no mask",
     "points": "points, which are no mask",
     "cuboid": "cuboid, which is no mask",
@@ -93,14 +94,13 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
     file = path / _NAME if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{file} is not there; {_EXPORT}, and unpack it there")
-    if options.pictures is not None and not options.pictures.is_dir():
-        raise InputError(f"the folder of pictures {options.pictures} is not there; correct --pictures")
+    given = given_pictures(options)
     labels, entries = _parse(file)
     used = {shape.label for _, drawn in entries for shape in drawn.shapes if shape.label}
     classes = {c.name: c for c in labels}
     for name in sorted(used - classes.keys()):
         classes[name] = SourceClass(name)
-    bases = [options.pictures] if options.pictures else [file.parent / "images", file.parent]
+    bases = [given] if given else [file.parent / "images", file.parent]
     pictures = _pictures(file, entries, bases)
     return Source("cvat", reason, tuple(classes.values()), pictures, Reader(file))
 
@@ -116,7 +116,7 @@ class Reader:
         drawn: Drawn = picture.payload
         at = f"{self.file}: image {picture.key!r}"
         try:
-            size = _size(drawn.size)
+            size = checked_size(picture.picture, _size(drawn.size), "width and height")
         except InputError as error:
             raise InputError(f"{at}: {error}") from None
         found: dict[tuple[str, str], list[tuple[int, Region]]] = {}
@@ -223,16 +223,13 @@ def _pictures(
             f"{file}: none of its {len(found)} pictures, such as {names[0]}, is in {looked}; name their folder "
             "(--pictures), or export them too ('Save images')"
         )
-    apart = keys_apart(found)
-    twice = [key for key, count in Counter(p.key for p in apart).items() if count > 1]
-    raise_problems([f"{key}: stands more than once; rename one" for key in twice], f"{file} cannot be used:", limit=5)
-    return apart
+    return keys_apart(found, [p.split for p in found])
 
 
 def _picture_name(file: Path, attributes: Mapping[str, str]) -> PurePosixPath:
-    name = PurePosixPath(attributes.get("name", "").replace("\\", "/"))
-    if not name.name or name.is_absolute() or ".." in name.parts:
-        stated = attributes.get("name")
+    stated = attributes.get("name")
+    name = path_below(stated or "")
+    if name is None:
         raise InputError(
             f"{file}: image {attributes.get('id')}: name {stated!r} is no path below the pictures; correct it"
         )

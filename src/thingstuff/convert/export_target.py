@@ -4,6 +4,7 @@ Letters: H W pixels of a picture.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
@@ -56,9 +57,22 @@ class Writer(Protocol):
         ...
 
 
-def plain_tasks(data: CocoPanoptic) -> Sequence[Task]:
-    """Return the pictures of a split, without further fields of their segments."""
-    return [Task(data.paths, record) for record in data.records]
+@dataclass(frozen=True)
+class PictureWriter:
+    """What writers have in common whose pictures share nothing within a split; `out` is the folder, `copy` no links."""
+
+    out: Path
+    categories: Categories
+    copy: bool
+
+    def tasks(self, data: CocoPanoptic) -> Sequence[Task]:
+        """Return the pictures of a split, without further fields of their segments."""
+        return [Task(data.paths, record) for record in data.records]
+
+    def write_split(self, split: str, data: CocoPanoptic, done: Iterable[Done]) -> None:
+        """Let the pictures be written."""
+        for _ in done:
+            continue
 
 
 def read_regions(task: Task, categories: Categories) -> list[tuple[Segment, Region]]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, Int32, Int64, UInt
 
 from thingstuff.convert.fill_classes import FillClasses
-from thingstuff.convert.painting import Painted, PaintedSegment, fresh_id
+from thingstuff.convert.painting import FreshIds, Painted, PaintedSegment
 from thingstuff.errors import InputError
 from thingstuff.panoptic import Panoptic
 
@@ -86,11 +86,10 @@ def fill(painted: Painted, predicted: Panoptic, classes: FillClasses, rules: Fil
         if areas[numbers].sum() >= max(rules.min_area, 1)
     }
     table = np.zeros(len(areas), dtype=np.int32)
-    taken = {s.id for s in painted.segments}
+    fresh = FreshIds(s.id for s in painted.segments)
     segments = []
     for (target, _), numbers in groups.items():
-        table[numbers] = own = fresh_id(classes.colors[target], taken)
-        taken.add(own)
+        table[numbers] = own = fresh.take(classes.colors[target])
         filled: dict[str, Any] = {"by": by}
         scores = [predicted.segments[number - 1].score for number in numbers]
         if None not in scores:

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
+from thingstuff.convert.semantic import recognise_maps
 from thingstuff.convert.source import Source, SourceOptions
 from thingstuff.errors import InputError
 
@@ -55,7 +56,7 @@ def open_source(path: Path, format: str | None = None, options: SourceOptions | 
     if not path.exists():
         raise InputError(f"{path} is not there; give the file or folder of the labels")
     if format is None:
-        entry, reason = _recognised(path)
+        entry, reason = _recognised(path, options.pictures)
     elif format in FORMATS:
         entry, reason = FORMATS[format], "named by --from"
     else:
@@ -63,10 +64,12 @@ def open_source(path: Path, format: str | None = None, options: SourceOptions | 
     return replace(_reader(entry).open_source(path, reason, options), path=path.resolve())
 
 
-def _recognised(path: Path) -> tuple[Format, str]:
+def _recognised(path: Path, pictures: Path | None) -> tuple[Format, str]:
     found = [(entry, reason) for entry in _FORMATS if (reason := _reader(entry).recognise(path))]
     if len(found) == 1:
         return found[0]
+    if not found and pictures and (maps := recognise_maps(path, pictures)):
+        return FORMATS["semantic"], maps
     if not found:
         known = "\n".join(f"  {entry.name:15} {entry.what}" for entry in _FORMATS)
         raise InputError(f"{path}: the labels are of no format that could be recognised; name it (--from):\n{known}")

@@ -5,7 +5,7 @@ Letters: H W pixels of a picture.
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,11 +75,11 @@ def class_values(
         known = {color_code(color): value for color, value in (colors or usual or {}).items()}
         strange = [value for value in values.tolist() if value not in known]
         if strange:
-            told = ", ".join(f"({v & 255}, {v >> 8 & 255}, {v >> 16})" for v in strange[:_TOLD])
+            told = ", ".join(map(colour_text, strange[:_TOLD]))
             more = f" and {len(strange) - _TOLD} more" if len(strange) > _TOLD else ""
             raise InputError(
-                f"{path} holds the RGB colour {told}{more}, and no class is said to have it; give a labelmap.txt with "
-                "a line 'name:r,g,b::' for each colour (--names)"
+                f"{path} holds the RGB colour {told}{more}, and no class is said to have it; give a file of names with "
+                "a line such as 'road:128,64,128' for each colour (--names)"
             )
     elif colors and values.size and all(found.palette.get(value) in colors for value in values.tolist()):
         known = {value: colors[found.palette[value]] for value in values.tolist()}
@@ -87,6 +87,11 @@ def class_values(
         return found.values
     table = np.array([known[value] for value in values.tolist()], dtype=np.int32)
     return np.asarray(table[places])
+
+
+def colour_text(code: int) -> str:
+    """Return R + 256 G + 65536 B as (R, G, B)."""
+    return f"({code & 255}, {code >> 8 & 255}, {code >> 16})"
 
 
 def color_code(color: Color) -> int:
@@ -98,13 +103,6 @@ def split_name(folder: str) -> str:
     """Return the split that a folder or list is named after: `training` is train, `validation` and `valid` are val."""
     name = folder.lower()
     return _SPLITS.get(name, name if name in ("train", "val", "test") else folder)
-
-
-def without_folder(keys: Iterable[str], prefixes: Sequence[str]) -> dict[str, str]:
-    """Return each key with the folder of its split taken off; all stay whole where two would be the same."""
-    keys = list(keys)
-    short = {key: key.partition("/")[2] if key.partition("/")[0] in prefixes else key for key in keys}
-    return short if len({*short.values()}) == len(keys) else {key: key for key in keys}
 
 
 def refuse_missing(keys: Sequence[str], what: str, folder: Path, remedy: str) -> None:

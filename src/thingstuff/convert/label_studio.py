@@ -8,15 +8,23 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from thingstuff.convert.label_studio_masks import brush_region, png_region
-from thingstuff.convert.picture_files import PICTURE_SUFFIXES, find_pictures, key_of, picture_size
+from thingstuff.convert.picture_files import (
+    PICTURE_SUFFIXES,
+    checked_size,
+    find_pictures,
+    given_pictures,
+    key_of,
+    picture_size,
+)
 from thingstuff.convert.shapes import ellipse_region, polygon_region
 from thingstuff.convert.source import (
+    BOX_ALONE,
     Region,
     Size,
     Source,
@@ -32,6 +40,7 @@ from thingstuff.io import read_json
 _SIGN = re.compile(
     rb'"(original_width|was_cancelled|completed_by|completions|annotation_id|file_upload)"\s*:|"format"\s*:\s*"rle"'
 )
+_LARGEST = 1e100  # whole numbers in JSON may be longer than a float takes
 _LOOKED_AT = 20  # JSON files of a folder, which may hold one for each picture
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 _KINDS = (  # a value's key -> what it is, and why that has no pixels
@@ -40,7 +49,7 @@ _KINDS = (  # a value's key -> what it is, and why that has no pixels
     ("vertices", "vector", "vector path, which is no mask"),
     ("points", "polygon", None),
     ("radiusX", "ellipse", None),
-    ("height", "rectangle", "bounding box, which is no mask"),
+    ("height", "rectangle", BOX_ALONE),
     ("x", "keypoint", "points, which are no mask"),
 )
 _NOTHING_DRAWN = "answer that draws nothing (choice, text, relation)"
@@ -86,8 +95,6 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
     """
     options.refuse_unused("Label Studio", "pictures")
     file = _file(path)
-    if options.pictures is not None and not options.pictures.is_dir():
-        raise InputError(f"the folder of pictures {options.pictures} is not there; correct --pictures")
     tasks = read_json(file)
     if not isinstance(tasks, list):
         raise InputError(f"{file} is no list of tasks; export the project as JSON or JSON-MIN")
@@ -95,12 +102,10 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
     chosen, notes = _chosen(tasks, problems)
     raise_problems([f"{file}: {problem}" for problem in problems], f"{file} cannot be used:", limit=5)
     beside = file.parent / "images"
-    folder = options.pictures or (beside if beside.is_dir() else file.parent)
-    pictures = _pictures(file, chosen, folder)
+    folder = beside if beside.is_dir() else file.parent
+    pictures = _pictures(file, chosen, given_pictures(options) or folder)
     labels = {s.label for p in pictures for s in p.payload.shapes if type(s.label) is str}
-    return Source(
-        "label-studio", reason, tuple(SourceClass(n) for n in sorted(labels)), pictures, Reader(file), notes=notes
-    )
+    return Source("label-studio", reason, tuple(map(SourceClass, sorted(labels))), pictures, Reader(file), notes=notes)
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ class Reader:
         sizes = {shape.size for shape in drawn.shapes if shape.size is not None}
         if len(sizes) > 1:
             raise InputError(f"{at}: its regions are of pictures of several sizes {sorted(sizes, key=str)}; mend it")
-        size = _stated_size(at, sizes.pop()) if sizes else picture_size(picture.picture)
+        size = _stated_size(at, sizes.pop(), picture.picture) if sizes else picture_size(picture.picture)
         objects = []
         for number, shape in enumerate(drawn.shapes, 1):
             try:
@@ -280,7 +285,7 @@ def _pictures(file: Path, answers: Sequence[_Answer], folder: Path) -> tuple[Sou
         except InputError as error:
             problems.append(f"task {answer.task}: {error}")
             continue
-        key = key_of(picture, folder) if picture else name.with_suffix("").name
+        key = key_of(picture, folder) if picture else name.stem
         image_id = answer.task if type(answer.task) is int else None
         found.append(SourcePicture(key, picture or folder / name.name, image_id=image_id, payload=_drawn(answer)))
     twice = {key for key, count in Counter(p.key for p in found).items() if count > 1}
@@ -316,14 +321,14 @@ def _picture_name(data: _Json) -> PurePosixPath:
 
 
 def _path(text: str) -> PurePosixPath:
-    """Return the path in a URL; local storage has it in the query (/data/local-files/?d=...)."""
+    """Return the path in a URL, as it stands; local storage has it in the query (/data/local-files/?d=...)."""
     path = text
     if "://" in text or "/local-files" in text:
         try:
             url = urlsplit(text)
         except ValueError:
             return PurePosixPath(text)
-        path = parse_qs(url.query).get("d", [unquote(url.path)])[0]
+        path = parse_qs(url.query).get("d", [url.path])[0]
     return PurePosixPath(path.replace("\\", "/"))
 
 
@@ -333,7 +338,11 @@ def _is_picture(path: PurePosixPath) -> bool:
 
 def _match(name: PurePosixPath, by_name: Mapping[str, Sequence[Path]]) -> Path | None:
     """Return the picture of that name; of several the one whose folders agree the furthest."""
-    paths = by_name.get(name.name) or by_name.get(_UPLOAD.sub("", name.name)) or ()
+    # URLs are percent-encoded, and so are paths of uploads
+    plain = PurePosixPath(unquote(str(name)))
+    called = [text for stated in (name, plain) for text in (stated.name, _UPLOAD.sub("", stated.name))]
+    paths: Sequence[Path] = next((by_name[text] for text in called if text in by_name), ())
+    name = plain
     if len(paths) < 2:
         return paths[0] if paths else None
     agreeing = [_agreeing(path.parts[-2::-1], name.parts[-2::-1]) for path in paths]
@@ -344,19 +353,14 @@ def _match(name: PurePosixPath, by_name: Mapping[str, Sequence[Path]]) -> Path |
 
 
 def _agreeing(parts: Iterable[str], others: Iterable[str]) -> int:
-    count = 0
-    for part, other in zip(parts, others, strict=False):
-        if part != other:
-            break
-        count += 1
-    return count
+    return len([*takewhile(lambda pair: pair[0] == pair[1], zip(parts, others, strict=False))])
 
 
-def _stated_size(at: str, stated: tuple[Any, Any]) -> Size:
+def _stated_size(at: str, stated: tuple[Any, Any], picture: Path) -> Size:
     width, height = stated
     if type(width) is not int or type(height) is not int or width < 1 or height < 1:
         raise InputError(f"{at}: original_width {width!r:.20} or original_height {height!r:.20} is no size; correct it")
-    return height, width
+    return checked_size(picture, (height, width), f"{at}: original_width and original_height")
 
 
 def _label(shape: Shape) -> str:
@@ -395,6 +399,6 @@ def _share(name: str, value: Any, side: int) -> float:
 
 
 def _number(name: str, value: Any) -> float:
-    if type(value) not in (int, float):
-        raise InputError(f"{name} {value!r:.60} is no number")
+    if type(value) not in (int, float) or not abs(value) < _LARGEST:
+        raise InputError(f"{name} {value!r:.60} is no finite number")
     return float(value)

@@ -6,7 +6,6 @@ Fields as LabelMe's `_label_file.py` (6.3) and the files of its examples (versio
 import base64
 import binascii
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,7 +18,15 @@ from PIL import Image
 
 from thingstuff.convert.class_names import IGNORED_NAMES, UNLABELLED_NAMES, read_class_names
 from thingstuff.convert.coco_files import ends_of
-from thingstuff.convert.picture_files import PICTURE_SUFFIXES, find_pictures, picture_size
+from thingstuff.convert.picture_files import (
+    PICTURE_SUFFIXES,
+    checked_size,
+    find_pictures,
+    given_pictures,
+    key_of,
+    picture_size,
+    walk,
+)
 from thingstuff.convert.shapes import ellipse_region, polygon_region, rectangle_region, union
 from thingstuff.convert.source import (
     Region,
@@ -32,7 +39,7 @@ from thingstuff.convert.source import (
     SourcePicture,
 )
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import Kind, check_picture_size, field_fault, read_json
+from thingstuff.io import Kind, field_fault, read_json
 
 _FORMAT = "labelme"
 _TEXT = Kind("a text", lambda v: type(v) is str and v.strip() != "")
@@ -42,7 +49,7 @@ _GROUP = Kind("a whole number or null", lambda v: v is None or type(v) is int)
 _POINTS = Kind("a list of points [x, y] of finite numbers", lambda v: type(v) is list and all(map(_is_point, v)))
 _LINES = frozenset({"point", "points", "line", "linestrip"})
 _IGNORE = "__ignore__"  # of LabelMe's converters: pixels that no class is to be learnt from
-_FARTHEST = 1e9  # beyond any picture; whole numbers in JSON may be longer than a float takes
+_LARGEST = 1e100  # whole numbers in JSON may be longer than a float takes
 _LOOKED_AT = 8  # files, to find out whether a folder holds such JSONs
 _EXPORT = "labelme_export_json {name}, which writes img.png"
 
@@ -79,27 +86,35 @@ def recognise(path: Path) -> str | None:
 def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
     """Open a folder of JSONs, subfolders too, or a single one; the classes are the labels in them.
 
-    Where `--names` gives LabelMe's labels.txt, the classes are those, in their order. Raises one `InputError` for all
-    files that cannot be used: broken, without a picture, two of one picture, with a label that is not among the names.
+    Where `--names` gives LabelMe's labels.txt, the classes are those, in their order. What is wrong with one file, such
+    as a picture that is not there, `read` tells. Raises `InputError` where no file can be used, two are of one picture,
+    or labels are not among the names.
     """
     options.refuse_unused(_FORMAT, "pictures", "names")
     folder = path if path.is_dir() else path.parent
-    found = _find(folder, [path] if path.is_file() else list(_jsons(path)), options.pictures)
+    found = _find(folder, [path] if path.is_file() else list(_jsons(path)), given_pictures(options))
     classes = _classes(found.labels, options.names)
     notes = []
     if found.others:
         notes.append(f"{found.others:,} JSON files have no shapes and imagePath of LabelMe and are left aside")
     if path.is_dir():
-        silent = len({*find_pictures(options.pictures or folder)} - {p.picture for p in found.pictures})
+        spoken = {p.picture for p in found.pictures}
+        # of a broken JSON the picture is not known, but is called like it
+        named = {p.labels[0].with_suffix("") for p in found.pictures if p.payload is not None}
+        all_pictures = find_pictures(options.pictures or folder)
+        silent = sum(p not in spoken and p.with_suffix("") not in named for p in all_pictures)
         notes += [f"{silent:,} pictures have no JSON and are left aside"] if silent else []
     return Source(_FORMAT, reason, classes, found.pictures, read, notes=tuple(notes))
 
 
 def read(picture: SourcePicture) -> SourceLabels:
-    """Return a picture's objects, each in the place of its last piece; raises one `InputError` for all faulty shapes.
+    """Return a picture's objects, each in the place of its last piece.
 
-    Polygons, rectangles, circles and masks have pixels; points and lines have none and are noted.
+    Polygons, rectangles, circles and masks have pixels; points and lines have none and are noted. Raises `InputError`
+    where the JSON cannot be used or its picture is not there, and one for all faulty shapes.
     """
+    if picture.payload is not None:
+        raise InputError(picture.payload)
     path = picture.labels[0]
     data = read_json(path)
     size = _size(path, data, picture.picture)
@@ -121,10 +136,8 @@ def read(picture: SourcePicture) -> SourceLabels:
 
 
 def _jsons(folder: Path) -> Iterator[Path]:
-    """Yield the JSON files in a folder and those in it, sorted; what begins with a dot is left aside."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, n) for n in sorted(names) if n.lower().endswith(".json") and not n.startswith("."))
+    """Return the JSON files in a folder and those in it."""
+    return (path for path in walk(folder) if path.suffix.lower() == ".json")
 
 
 def _is_labelme(path: Path) -> bool:
@@ -135,7 +148,8 @@ def _is_labelme(path: Path) -> bool:
 
 def _find(folder: Path, jsons: Sequence[Path], pictures: Path | None) -> _Found:
     """Read all JSONs: the labels stand nowhere else."""
-    problems: list[str] = []
+    twins: list[str] = []
+    broken: list[SourcePicture] = []
     labels, others = set[str](), 0
     found: dict[Path, SourcePicture] = {}
     keys: dict[str, Path] = {}
@@ -147,17 +161,26 @@ def _find(folder: Path, jsons: Sequence[Path], pictures: Path | None) -> _Found:
                 continue
             picture = _picture(path, data, folder, pictures)
         except InputError as error:
-            problems.append(str(error))
+            broken.append(_broken(path, key_of(path, folder), error))
             continue
         twin = found.setdefault(picture.picture.resolve(), picture).labels[0]
         twin = keys.setdefault(picture.key, twin)
         if twin != path:
-            problems.append(f"{twin} and {path} speak of one picture, or of two that differ in their suffix; keep one")
-        labels |= {s["label"] for s in data["shapes"] if isinstance(s, dict) and type(s.get("label")) is str}
-    raise_problems(problems, f"labels in {folder} cannot be used:")
-    if not found:
+            twins.append(f"{twin} and {path} speak of one picture, or of two that differ in their suffix; keep one")
+        labels |= {s["label"] for s in data["shapes"] if isinstance(s, dict) and _TEXT.holds(s.get("label"))}
+    raise_problems(twins, f"labels in {folder} cannot be used:")
+    # another JSON may speak of a picture that is called like a broken one
+    broken = [b._replace(key=f"{b.key}.json") if b.key in keys else b for b in broken]
+    pictures_found = (*found.values(), *broken)
+    if all(p.payload is not None for p in pictures_found):
+        raise_problems([p.payload for p in pictures_found], f"labels in {folder} cannot be used:")
         raise InputError(f"{folder} holds no JSON with shapes and imagePath, as LabelMe writes it; give its folder")
-    return _Found(labels, tuple(found.values()), others)
+    return _Found(labels, pictures_found, others)
+
+
+def _broken(path: Path, key: str, error: InputError) -> SourcePicture:
+    """Return what stands for the picture of a JSON that cannot be used; `read` tells why."""
+    return SourcePicture(key, path, (path,), payload=str(error))
 
 
 def _picture(path: Path, data: Mapping[str, Any], folder: Path, pictures: Path | None) -> SourcePicture:
@@ -170,17 +193,19 @@ def _picture(path: Path, data: Mapping[str, Any], folder: Path, pictures: Path |
     near = [path.parent / stated, path.parent / stated.name]
     near += [path.with_suffix(suffix) for suffix in sorted(PICTURE_SUFFIXES)] if path.stem == stated.stem else []
     given = [pictures / place / stated.name, pictures / stated.name] if pictures is not None else []
+    key = (PurePosixPath(place.as_posix()) / PureWindowsPath(data["imagePath"]).stem).as_posix()
     picture = next((candidate for candidate in given or near if candidate.is_file()), None)
     if picture is not None:
-        key = (PurePosixPath(place.as_posix()) / stated.stem).as_posix()
         return SourcePicture(key, picture, (path,))
     if data.get("imageData"):
-        raise InputError(
-            f"{path}: its picture {stated} is not there, but lies within the JSON (imageData); write it out with "
+        fault = (
+            f"its picture {stated} is not there, but lies within the JSON (imageData); write it out with "
             f"{_EXPORT.format(name=path.name)}, or put {stated.name} there"
         )
-    looked = " or ".join(map(str, dict.fromkeys(p.parent for p in given or near[:2])))
-    raise InputError(f"{path}: its picture {stated} is not in {looked}; put it there or name its folder (--pictures)")
+    else:
+        looked = " or ".join(map(str, dict.fromkeys(p.parent for p in given or near[:2])))
+        fault = f"its picture {stated} is not in {looked}; put it there or name its folder (--pictures)"
+    return _broken(path, key, InputError(f"{path}: {fault}"))
 
 
 def _classes(labels: set[str], names: Path | None) -> tuple[SourceClass, ...]:
@@ -208,12 +233,7 @@ def _size(path: Path, data: Mapping[str, Any], picture: Path) -> Size:
     fault = field_fault(stated, {"imageHeight": _SIDE, "imageWidth": _SIDE})
     if fault:
         raise InputError(f"{path}: {fault}")
-    size = (data["imageHeight"], data["imageWidth"])
-    try:
-        check_picture_size(picture, size)
-    except InputError as error:
-        raise InputError(f"{path}: imageHeight and imageWidth: {error}") from None
-    return size
+    return checked_size(picture, (data["imageHeight"], data["imageWidth"]), f"{path}: imageHeight and imageWidth")
 
 
 def _shape(entry: Any, size: Size, notes: list[str]) -> _Shape | None:
@@ -289,4 +309,4 @@ def _objects(shapes: Sequence[_Shape]) -> tuple[SourceObject, ...]:
 
 def _is_point(value: Any) -> bool:
     pair = type(value) is list and len(value) == 2
-    return pair and all(type(v) in (int, float) and abs(v) < _FARTHEST for v in value)
+    return pair and all(type(v) in (int, float) and abs(v) < _LARGEST for v in value)

@@ -17,12 +17,12 @@ from thingstuff.convert.class_names import Legend, NamedClass, legend_of, read_c
 from thingstuff.convert.label_maps import (
     LabelMap,
     class_values,
+    colour_text,
     read_label_map,
     refuse_missing,
     split_name,
-    without_folder,
 )
-from thingstuff.convert.picture_files import PICTURE_SUFFIXES, by_key, find_pictures, key_of
+from thingstuff.convert.picture_files import PICTURE_SUFFIXES, by_key, find_pictures, key_of, keys_apart, walk
 from thingstuff.convert.shapes import component_regions, distinct, regions_of_numbers
 from thingstuff.convert.source import (
     Region,
@@ -41,6 +41,9 @@ _SPLIT_FOLDERS = ("train", "training", "val", "valid", "validation", "test", "te
 _SPLIT_TAILS = ("_labels", "_masks", "annot")  # train/ with train_labels/, or with trainannot/
 _MAP_TAILS = ("_mask", "_label", "_labels", "_seg", "_gt", "_L")  # x.jpg with x_mask.png
 _LOOKED_AT = 20
+_SUFFIXES = tuple(s for suffix in sorted(PICTURE_SUFFIXES) for s in (suffix, suffix.upper(), suffix.title()))
+_SHOWN = 30  # values
+_BESIDE_MAPS = frozenset({".png", ".txt", ".csv", ".yaml", ".yml"})
 
 
 class _Layout(NamedTuple):
@@ -58,10 +61,21 @@ def recognise(path: Path) -> str | None:
     for layout in _layouts(path):
         for file in islice(_picture_files(layout.maps), _LOOKED_AT):
             names = _picture_keys(key_of(file, layout.maps))
-            if any((layout.pictures / f"{name}{suffix}").is_file() for name in names for suffix in PICTURE_SUFFIXES):
+            if any((layout.pictures / f"{name}{suffix}").is_file() for name in names for suffix in _SUFFIXES):
                 shown = [folder.relative_to(path).as_posix() for folder in (file, layout.pictures)]
                 return f"{shown[0]} is called like a picture in {shown[1]}"
     return None
+
+
+def recognise_maps(path: Path, pictures: Path) -> str | None:
+    """Say why a path holds semantic maps whose pictures a person says to lie elsewhere: PNGs and names are all it has.
+
+    To be asked where no format recognised the path: PNGs may be anything.
+    """
+    if not path.is_dir() or not pictures.is_dir() or path.resolve() == pictures.resolve():
+        return None
+    suffixes = {file.suffix.lower() for file in islice(walk(path), _LOOKED_AT)}
+    return f"it holds PNGs, whose pictures are in {pictures}" if ".png" in suffixes <= _BESIDE_MAPS else None
 
 
 def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
@@ -69,8 +83,8 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
 
     Values are named by `options.names`, else by labelmap.txt, class_names.txt or their like in the folder; 0 is
     unlabelled, 255 and 65535 are void unless they are named. Every class is stuff but those of `options.things`, whose
-    instances are the 8-connected components (`options.components`). Raises `InputError` where folders, names or
-    pictures lack.
+    instances are the 8-connected components (`options.components`). Maps without a picture and pictures without a map
+    are left out. Raises `InputError` where folders or names lack, or no map has a picture.
     """
     options.refuse_unused("semantic", "pictures", "names", "components")
     layouts = _given_layout(path, options) if options.pictures else list(_layouts(path))
@@ -87,13 +101,12 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
     pictures: list[SourcePicture] = []
     notes: list[str] = []
     for layout in layouts:
-        found, told = _pictures(path, layout, len(layouts) > 1, read.digest())
+        found, told = _pictures(path, layout, read.digest())
         pictures.extend(found)
         notes.extend(told)
-    keys = without_folder((p.key for p in pictures), _SPLIT_FOLDERS)
-    pictures = [picture._replace(key=keys[picture.key]) for picture in pictures]
+    splits = {split for layout in layouts for split in _splits_in(layout)}
     classes = tuple(c._replace(isthing=c.name in options.things) for c in source_classes(named, False))
-    return Source("semantic", reason, classes, tuple(pictures), read, notes=tuple(notes))
+    return Source("semantic", reason, classes, keys_apart(pictures, splits), read, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -163,9 +176,7 @@ def _given_layout(path: Path, options: SourceOptions) -> list[_Layout]:
 
 
 def _picture_files(folder: Path) -> Iterator[Path]:
-    return (
-        (file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else iter(())
-    )
+    return (file for file in walk(folder) if file.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def _picture_keys(key: str) -> list[str]:
@@ -179,20 +190,16 @@ def _names(path: Path, layouts: Sequence[_Layout], options: SourceOptions) -> tu
     file = options.names or beside
     if file:
         return read_class_names(file)
+    maps = _first_maps(layouts[0].maps)
+    by_color = bool(maps) and maps[0].rgb
+    seen = [colour_text(value) if by_color else str(value) for value in sorted(_values(maps))]
+    told = ", ".join(seen[:_SHOWN]) + (f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else "")
+    shown = f" (the first {len(maps)} maps hold {'the colours ' if by_color else ''}{told})" if maps else ""
+    remedy = "a line 'road:128,64,128' for each colour" if by_color else "a line each from 0 or numbered such as '7: road'"
     raise InputError(
-        f"{layouts[0].maps}: nothing says what the values mean{_values_seen(layouts[0].maps)}; give their names "
-        "(--names FILE), a line each from 0 or numbered such as '7: road'"
+        f"{layouts[0].maps}: nothing says what the {'colours' if by_color else 'values'} mean{shown}; give their names "
+        f"(--names FILE), {remedy}"
     )
-
-
-def _values_seen(folder: Path) -> str:
-    """Say which values the first maps of a folder hold."""
-    maps = _first_maps(folder)
-    if not maps or maps[0].rgb:
-        return ", which are colours" if maps else ""
-    seen = sorted(_values(maps))
-    more = f" and {len(seen) - 30} more" if len(seen) > 30 else ""
-    return f" (the first {len(maps)} maps hold {', '.join(map(str, seen[:30]))}{more})"
 
 
 def _refuse_binary(folder: Path, legend: Legend) -> None:
@@ -233,26 +240,44 @@ def _things(legend: Legend, options: SourceOptions) -> frozenset[int]:
     return things
 
 
-def _pictures(path: Path, layout: _Layout, several: bool, digest: str) -> tuple[list[SourcePicture], list[str]]:
+def _splits_in(layout: _Layout) -> list[str]:
+    """Return the splits that a layout's folders are named after: its own, or those in its folder of pictures."""
+    if layout.split:
+        return [layout.split]
+    inner = (split_name(folder.name) for folder in layout.pictures.iterdir() if folder.is_dir())
+    return [split for split in inner if split in ("train", "val", "test")]
+
+
+def _pictures(path: Path, layout: _Layout, digest: str) -> tuple[list[SourcePicture], list[str]]:
     pictures = by_key(find_pictures(layout.pictures), layout.pictures)
     maps = by_key(find_pictures(layout.maps), layout.maps)
-    of_picture = _matched(maps, pictures, layout)
+    of_picture, lacking = _matched(maps, pictures, layout)
     listed, notes = image_sets(path, {key: maps[name] for key, name in of_picture.items()})
+    if lacking:
+        notes = (
+            *notes,
+            f"{len(lacking):,} maps in {layout.maps.name}, such as {lacking[0]}, have no picture and are left out",
+        )
     without = len(pictures) - len(of_picture)
     if without:
         notes = (*notes, f"{without} pictures in {layout.pictures.name} have no map and are left out")
+    splits = [] if layout.split else _splits_in(layout)
     found = []
     for key, name in sorted(of_picture.items()):
-        folder = split_name(key.partition("/")[0])
-        named = folder if folder in ("train", "val", "test") and "/" in key else None
-        whole = f"{layout.split}/{key}" if several and layout.split else key
+        folder, _, inner = key.partition("/")
+        named = split_name(folder) if inner and split_name(folder) in splits else None
         split = layout.split or named or listed.get(key)
-        found.append(SourcePicture(whole, pictures[key], (maps[name],), split, payload=digest))
+        found.append(SourcePicture(inner if named else key, pictures[key], (maps[name],), split, payload=digest))
     return found, list(notes)
 
 
-def _matched(maps: Mapping[str, Path], pictures: Mapping[str, Path], layout: _Layout) -> dict[str, str]:
-    """Return the key of each picture's map; raises `InputError` for maps without picture, and for two of one."""
+def _matched(
+    maps: Mapping[str, Path], pictures: Mapping[str, Path], layout: _Layout
+) -> tuple[dict[str, str], list[str]]:
+    """Return the key of each picture's map, and those of maps without a picture.
+
+    Raises `InputError` where no map has one, and for two maps of one picture.
+    """
     found: dict[str, str] = {}
     lacking = []
     for name in maps:
@@ -261,8 +286,8 @@ def _matched(maps: Mapping[str, Path], pictures: Mapping[str, Path], layout: _La
             lacking.append(name)
         elif found.setdefault(key, name) != name:
             raise InputError(f"{maps[found[key]]} and {maps[name]} are both maps of {pictures[key]}; remove one")
-    remedy = "put the pictures there under the maps' names, or name their folder (--pictures)"
-    refuse_missing(lacking, "picture", layout.pictures, remedy)
     if not found:
+        remedy = "put the pictures there under the maps' names, or name their folder (--pictures)"
+        refuse_missing(lacking, "picture", layout.pictures, remedy)
         raise InputError(f"{layout.maps} holds no map; put the PNGs of labels there")
-    return found
+    return found, lacking

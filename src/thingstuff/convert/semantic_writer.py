@@ -1,48 +1,34 @@
 """Semantic PNGs: the class of each pixel, without telling instances apart."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from thingstuff.convert.export_target import (
     Done,
+    PictureWriter,
     Task,
     key_of_record,
-    plain_tasks,
     read_regions,
     void_value,
     write_class_values,
     write_semantic,
 )
 from thingstuff.convert.picture_links import place_picture
-from thingstuff.data.coco import CocoPanoptic
 from thingstuff.panoptic import Categories
 
 
 @dataclass(frozen=True)
-class SemanticWriter:
+class SemanticWriter(PictureWriter):
     """Writes pictures in `images/{split}/`, their classes in `masks/{split}/` and the values' names in `classes.txt`.
 
     A pixel's value is its class's category_id; void is 255. Where an id exceeds 254 the PNGs have 16 bits and void is
     65535.
     """
 
-    out: Path
-    categories: Categories
-    copy: bool
-
-    def tasks(self, data: CocoPanoptic) -> Sequence[Task]:
-        """Return the pictures of a split."""
-        return plain_tasks(data)
-
     def work(self, split: str) -> Callable[[Task], Done]:
         """Return what places one picture and writes its classes."""
         return _ClassesOfPicture(self.out, split, self.categories, self.copy)
-
-    def write_split(self, split: str, data: CocoPanoptic, done: Iterable[Done]) -> None:
-        """Let the pictures be written: they share nothing."""
-        for _ in done:
-            continue
 
     def write_classes(self, splits: Sequence[str]) -> None:
         """Write which class a value is."""

@@ -18,6 +18,9 @@ from thingstuff.panoptic import Color
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
+BOX_ALONE = "bounding box alone, which is no mask"
+"""What readers note of a box, whatever the tool."""
+
 
 class SourceClass(NamedTuple):
     """A class as the source has it: its category_id, kind and colour are None where the format does not say."""

@@ -8,12 +8,14 @@ H W pixels of a picture.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from thingstuff.convert.class_names import digest_of
 from thingstuff.convert.label_maps import refuse_missing, split_name
+from thingstuff.convert.picture_files import given_pictures, is_converted, path_below, walk
 from thingstuff.convert.shapes import distinct, regions_of_numbers
 from thingstuff.convert.source import Source, SourceClass, SourceLabels, SourceObject, SourceOptions, SourcePicture
 from thingstuff.errors import InputError, raise_problems
@@ -27,7 +29,7 @@ _BEGIN = 4096
 _PICTURE_FOLDERS = ("images", "input_images")
 _IMAGE = {
     "id": Kind("a whole number or text", lambda v: type(v) in (int, str)),
-    "file_name": Kind("a text", lambda v: type(v) is str and v != ""),
+    "file_name": Kind("a path below the pictures", lambda v: type(v) is str and path_below(v) is not None),
     "height": Kind("a whole number above 0", lambda v: type(v) is int and v > 0),
     "width": Kind("a whole number above 0", lambda v: type(v) is int and v > 0),
 }
@@ -71,8 +73,9 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
         for given, c in rows
     )
     listed, header = _listed(files.images)
-    pictures = _pictures(path, files.maps, listed, options)
     names = {c.id: c.name for c in classes if c.id is not None}
+    told = digest_of(sorted(names.items()))
+    pictures = _pictures(path, files.maps, listed, given_pictures(options), told)
     return Source("two-channel", reason, classes, pictures, _Read(names), header)
 
 
@@ -86,8 +89,8 @@ class _Read:
         path = picture.labels[0]
         ids = read_id_map(path)
         size = (ids.shape[0], ids.shape[1])
-        if size != picture.payload:
-            height, width = picture.payload
+        height, width, _ = picture.payload
+        if size != (height, width):
             raise InputError(
                 f"{path} is {size[1]} wide and {size[0]} high, but its JSON says {width} and {height}; correct either"
             )
@@ -116,10 +119,9 @@ def _files(path: Path) -> _Files | None:
     images = tuple(file for file in jsons if _begins(file) == b"{")
     if categories is None or not images:
         return None
-    folders = [f for f in sorted(path.iterdir()) if f.is_dir() and f.name not in _PICTURE_FOLDERS]
-    firsts = [(folder, next(folder.rglob("*.png"), None)) for folder in folders] + [
-        (path, next(path.glob("*.png"), None))
-    ]
+    inner = [f for f in sorted(path.iterdir()) if f.is_dir() and f.name not in _PICTURE_FOLDERS and not is_converted(f)]
+    firsts = [(folder, next((p for p in walk(folder) if p.suffix.lower() == ".png"), None)) for folder in inner]
+    firsts.append((path, next(path.glob("*.png"), None)))
     maps = next((folder for folder, first in firsts if first and _without_blue(first)), None)
     return _Files(categories, images, maps) if maps else None
 
@@ -178,15 +180,15 @@ def _split_of(file: Path) -> str | None:
 
 
 def _pictures(
-    path: Path, maps: Path, listed: Sequence[tuple[dict[str, Any], str | None]], options: SourceOptions
+    path: Path, maps: Path, listed: Sequence[tuple[dict[str, Any], str | None]], given: Path | None, classes: str
 ) -> tuple[SourcePicture, ...]:
     usual = next((path / name for name in _PICTURE_FOLDERS if (path / name).is_dir()), path)
-    folder = options.pictures or usual
+    folder = given or usual
     known: dict[str, SourcePicture] = {}
     lacking, unmapped = [], []
     for entry, split in listed:
-        name = entry["file_name"]
-        key = name.rpartition(".")[0] or name
+        stated = PurePosixPath(path_below(entry["file_name"]) or "")
+        name, key = str(stated), stated.with_suffix("").as_posix()
         # the converter itself cuts at the first point
         map_path = next((m for stem in (key, name.split(".")[0]) if (m := maps / f"{stem}.png").is_file()), None)
         if not (folder / name).is_file():
@@ -197,8 +199,8 @@ def _pictures(
             raise InputError(f"{path}: {name!r} stands twice in the lists of images; keep one")
         else:
             extra = {field: value for field, value in entry.items() if field not in _IMAGE}
-            size = (entry["height"], entry["width"])
-            known[key] = SourcePicture(key, folder / name, (map_path,), split, entry["id"], size, extra)
+            payload = (entry["height"], entry["width"], classes)
+            known[key] = SourcePicture(key, folder / name, (map_path,), split, entry["id"], payload, extra)
     refuse_missing(lacking, "picture", folder, "put the pictures there, or name their folder (--pictures)")
     refuse_missing(unmapped, "PNG of labels", maps, "put them there, or take their entries out of the list of images")
     return tuple(known.values())

@@ -95,7 +95,7 @@ def find_voc_pictures(path: Path, options: SourceOptions) -> dict[str, Path]:
 
 
 def image_sets(path: Path, maps: Mapping[str, Path]) -> tuple[dict[str, str | None], tuple[str, ...]]:
-    """Return the split of each picture listed in ImageSets/Segmentation, and a note for the listed ones without map.
+    """Return the split of each picture listed in ImageSets/Segmentation, and notes on who is only there or not there.
 
     trainval.txt counts where neither train.txt nor val.txt is there; default.txt (CVAT) names no split. Raises
     `InputError` for a picture in two lists.
@@ -112,8 +112,16 @@ def image_sets(path: Path, maps: Mapping[str, Path]) -> tuple[dict[str, str | No
                 raise InputError(f"{key} is listed in {twin} and in {file.name}; remove it from one of them")
             splits[key] = None if stem == "default" else split_name(stem)
     lacking = [key for key in splits if key and key not in maps]
-    told = f"{len(lacking)} pictures listed in ImageSets have no map in {CLASSES}, such as {lacking[:1]}"
-    return splits, (told,) if lacking else ()
+    notes = []
+    if lacking:
+        notes.append(f"{len(lacking)} pictures listed in ImageSets have no map in {CLASSES}, such as {lacking[:1]}")
+    unlisted = [key for key in maps if key not in splits]
+    if unlisted and any(splits.values()):
+        notes.append(
+            f"{len(unlisted)} pictures, such as {unlisted[0]}, are in no list of ImageSets/Segmentation: where nothing "
+            "else says their split they go to train"
+        )
+    return splits, tuple(notes)
 
 
 def source_classes(named: tuple[NamedClass, ...], isthing: bool | None) -> tuple[SourceClass, ...]:

@@ -13,11 +13,11 @@ from typing import Any
 
 import yaml
 
-from thingstuff.convert.class_names import read_class_names
-from thingstuff.convert.coco_files import keys_apart
-from thingstuff.convert.picture_files import PICTURE_SUFFIXES, by_key, find_pictures, picture_size
+from thingstuff.convert.class_names import digest_of, read_class_names
+from thingstuff.convert.picture_files import by_key, find_pictures, keys_apart, picture_size
 from thingstuff.convert.shapes import polygon_region
 from thingstuff.convert.source import (
+    BOX_ALONE,
     Size,
     Source,
     SourceClass,
@@ -35,7 +35,6 @@ _OPTIONAL = "test"  # data.yaml often names one that was never made
 _LARGEST_YAML = 1 << 20  # bytes
 _LINE = re.compile(r"\d+(\.0*)?(\s+-?\d+(\.\d*)?(e-?\d+)?){4,}\s*")
 _LOOKED_AT = 50  # text files, of which the first may be empty
-_BOX = "bounding box, which is no mask"
 _FARTHEST = 0.5  # outside the picture, in its width or height: more is no share but pixels
 
 
@@ -67,11 +66,11 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
         content = _load(file)
         if "kpt_shape" in content:
             raise InputError(f"{file}: kpt_shape: its labels are keypoints, which are no masks; give segments")
-        pictures = [
-            p for split, entry in _entries(file, content) for p in _of_split(file, content, split, entry, notes)
-        ]
+        entries = list(_entries(file, content))
+        pictures = [p for split, entry in entries for p in _of_split(file, content, split, entry, notes)]
+        splits = {split for split, entry in entries if any(_resolved(file, content, text) for text in entry)}
     else:
-        pictures = list(_of_folder(path))
+        pictures, splits = _of_folder(path)
     names = read_class_names(options.names or file or _names_beside(path))
     if not pictures:
         raise InputError(f"{file or path} leads to no picture; correct train and val, or put pictures there")
@@ -82,7 +81,9 @@ def open_source(path: Path, reason: str, options: SourceOptions) -> Source:
         )
     classes = tuple(SourceClass(entry.name, entry.index + 1) for entry in names)
     read = Reader({entry.index: entry.name for entry in names})
-    return Source("yolo", reason, classes, keys_apart(pictures), read, notes=tuple(notes))
+    told = digest_of(sorted(read.names.items()))
+    found = keys_apart([p._replace(payload=told) for p in pictures], splits)
+    return Source("yolo", reason, classes, found, read, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Reader:
             try:
                 words = line.split()
                 if len(words) in (5, 6):
-                    notes.append(_BOX)
+                    notes.append(BOX_ALONE)
                 elif words:
                     objects.append(self._object(words, size))
             except InputError as error:
@@ -186,22 +187,26 @@ def _entries(file: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, list
                 yield key, [value]  # a split of another name
 
 
+def _roots(file: Path, content: Mapping[str, Any]) -> list[Path]:
+    """Return the folders that paths may start from: what `path` says, and the YAML's own."""
+    stated = content.get("path")
+    return [*([file.parent / stated, Path(stated)] if isinstance(stated, str) and stated else []), file.parent]
+
+
 def _resolved(file: Path, content: Mapping[str, Any], text: str) -> Path | None:
     """Return the file or folder that is meant, which `path`, the YAML's folder and its name's own begin may precede."""
-    stated = content.get("path")
-    roots = [file.parent / stated, Path(stated)] if isinstance(stated, str) and stated else []
-    for root in (*roots, file.parent):
+    for root in _roots(file, content):
         # Roboflow writes ../train/images for train/images
         for part in (text, text.removeprefix("../")):
             if (root / part).exists():
-                return Path(os.path.normpath(root / part))
+                return Path(os.path.abspath(root / part))
     return None
 
 
 def _of_split(
     file: Path, content: Mapping[str, Any], split: str, entry: Sequence[str], notes: list[str]
 ) -> list[SourcePicture]:
-    found: list[Path] = []
+    listed: list[Path] = []
     folders: list[Path] = []
     for text in entry:
         path = _resolved(file, content, text)
@@ -211,14 +216,29 @@ def _of_split(
             raise InputError(f"{file}: {split}: {text} is not there; put it there, or correct path and {split}")
         elif path.is_dir():
             folders.append(path)
-            found += find_pictures(path)
         else:
-            found += _listed(file, content, path)
-            folders += [p.parent for p in found]
-    if not found:
-        return []
-    base = Path(os.path.commonpath(folders))
-    return [_picture(path, key, split) for key, path in by_key(dict.fromkeys(found), base).items()]
+            listed += _listed(file, content, path)
+    inside = dict.fromkeys(picture for folder in folders for picture in find_pictures(folder))
+    found = (
+        [_picture(p, k, split) for k, p in by_key(inside, Path(os.path.commonpath(folders))).items()] if inside else []
+    )
+    root = Path(os.path.abspath(next(root for root in _roots(file, content) if root.is_dir())))
+    alone = (picture for picture in dict.fromkeys(listed) if picture not in inside)
+    return [*found, *(_picture(picture, _key_of_listed(picture, root, split), split) for picture in alone)]
+
+
+def _key_of_listed(picture: Path, root: Path, split: str) -> str:
+    """Return the key of a picture in a list: its path in images/ (and there in the split's folder), else in the root.
+
+    It hangs on the picture alone: the next one in the list may lie anywhere.
+    """
+    inner = picture.relative_to(root if picture.is_relative_to(root) else picture.anchor)
+    folders = [*inner.parent.parts]
+    if "images" in folders:
+        folders = folders[len(folders) - folders[::-1].index("images") :]
+    if folders and _SPLITS.get(folders[0], folders[0]) == split:
+        folders = folders[1:]
+    return "/".join([*folders, inner.stem])
 
 
 def _listed(file: Path, content: Mapping[str, Any], path: Path) -> list[Path]:
@@ -235,7 +255,8 @@ def _listed(file: Path, content: Mapping[str, Any], path: Path) -> list[Path]:
     return found
 
 
-def _of_folder(path: Path) -> Iterator[SourcePicture]:
+def _of_folder(path: Path) -> tuple[list[SourcePicture], set[str]]:
+    """Return the pictures in images/, and the splits that folders in it are named after."""
     images = path / "images"
     if not images.is_dir():
         what = (
@@ -244,15 +265,13 @@ def _of_folder(path: Path) -> Iterator[SourcePicture]:
             else "names no classes and splits"
         )
         raise InputError(f"{path} {what}; give a data.yaml with names, train and val")
-    folders = sorted(folder for folder in images.iterdir() if folder.is_dir())
-    loose = any(p.suffix.lower() in PICTURE_SUFFIXES and p.is_file() for p in images.iterdir())
-    if folders and all(folder.name in _SPLITS for folder in folders) and not loose:
-        for folder in folders:
-            for key, picture in by_key(find_pictures(folder), folder).items():
-                yield _picture(picture, key, _SPLITS[folder.name])
-        return
+    splits = {folder.name: _SPLITS[folder.name] for folder in images.iterdir() if folder.name in _SPLITS}
+    found = []
     for key, picture in by_key(find_pictures(images), images).items():
-        yield _picture(picture, key, None)
+        folder, _, inner = key.partition("/")
+        split = splits.get(folder) if inner else None
+        found.append(_picture(picture, inner if split else key, split))
+    return found, {*splits.values()}
 
 
 def _names_beside(path: Path) -> Path:

@@ -1,17 +1,16 @@
 """YOLO segmentation: a text file of outlines for each picture, in shares of its width and height."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from thingstuff.convert.export_target import Done, Task, key_of_record, plain_tasks, read_regions
+from thingstuff.convert.export_target import Done, PictureWriter, Task, key_of_record, read_regions
 from thingstuff.convert.outlines import bridged, outlines
 from thingstuff.convert.picture_links import place_picture
 from thingstuff.convert.source import Region, Size
-from thingstuff.data.coco import CocoPanoptic
 from thingstuff.panoptic import Categories
 
 _PLACES = {"train": "train", "val": "val", "valid": "val", "test": "test"}
@@ -19,7 +18,7 @@ _PLACES = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
-class YoloWriter:
+class YoloWriter(PictureWriter):
     """Writes `data.yaml`, pictures in `images/{split}/` and outlines of the things in `labels/{split}/`.
 
     Outlines run along the borders of pixels, so that who fills them by COCO's rule gets the very pixels back. The
@@ -29,22 +28,9 @@ class YoloWriter:
     list of categories.
     """
 
-    out: Path
-    categories: Categories
-    copy: bool
-
-    def tasks(self, data: CocoPanoptic) -> Sequence[Task]:
-        """Return the pictures of a split."""
-        return plain_tasks(data)
-
     def work(self, split: str) -> Callable[[Task], Done]:
         """Return what places one picture and writes its outlines."""
         return _OutlinesOfPicture(self.out, split, self.categories, self.copy)
-
-    def write_split(self, split: str, data: CocoPanoptic, done: Iterable[Done]) -> None:
-        """Let the pictures be written: they share nothing."""
-        for _ in done:
-            continue
 
     def write_classes(self, splits: Sequence[str]) -> None:
         """Write `data.yaml`; without a path in it, what it names lies in its own folder."""

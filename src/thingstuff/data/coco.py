@@ -39,7 +39,6 @@ _FLAG = Kind("0 or 1", lambda v: type(v) in (int, bool) and v in (0, 1))
 _AREA = Kind("a number of pixels", lambda v: type(v) in (int, float) and v >= 0 and v == v // 1)
 _LAYOUT = "DATA/{split}/, DATA/panoptic_{split}/ and DATA/panoptic_{split}.json"
 
-
 FILLED = "filled"
 """Field of a segment in `segments_info` that says by which model it was filled in; without it a person drew it."""
 
@@ -170,7 +169,8 @@ class CocoPanoptic:
         Raises one `InputError` that lists up to ten problems and counts the rest.
         """
         paths = locate(data, split)
-        categories, records, problems = read_ground_truth(paths)
+        sections = read_sections(paths.json, ("images", "annotations", "categories"))
+        categories, records, problems = parse_ground_truth(paths, *sections)
         raise_problems(problems, f"{paths.json} cannot be used:")
         return cls(paths, categories, records)
 
@@ -276,13 +276,13 @@ def id_faults(present: Collection[int], listed: Collection[int], map_path: Path)
     return faults
 
 
-def read_ground_truth(paths: SplitPaths) -> tuple[Categories, tuple[Record, ...], list[str]]:
-    """Read a ground-truth JSON in one pass: categories, a record per annotation, and every problem found.
+def parse_ground_truth(
+    paths: SplitPaths, images_list: Sequence[Any], annotations: Sequence[Any], entries: Sequence[Any]
+) -> tuple[Categories, tuple[Record, ...], list[str]]:
+    """Return the categories (`entries`), a record per annotation, and every problem found in a JSON's lists.
 
-    Records are whole only where there are no problems (an unknown category has the label `VOID`). Raises `InputError`
-    at once where the file is no COCO panoptic JSON at all or its categories cannot be read.
+    Records are whole only where there are no problems. Raises `InputError` where the categories cannot be read.
     """
-    images_list, annotations, entries = read_sections(paths.json, ("images", "annotations", "categories"))
     if not entries:
         raise InputError(f"{paths.json}: the list of categories is empty; add the classes of the data set")
     categories = Categories.from_coco(entries, where=str(paths.json))
