@@ -36,12 +36,13 @@ from rich.console import Console
 from rich.table import Table
 
 from thingstuff.coco_categories import COCO_PANOPTIC
+from thingstuff.coco_writing import CocoPanopticWriter
 from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.evaluation.pairs import compare_maps
 from thingstuff.evaluation.pq import PQAccumulator, PQResult
 from thingstuff.evaluation.pq_files import score_files
 from thingstuff.evaluation.segments import Overlaps, TruthSegment, match_segments
-from thingstuff.io import CocoPanopticWriter, read_json
+from thingstuff.io import read_json
 from thingstuff.loops import compiled_loops
 from thingstuff.panoptic import Panoptic, Segment
 

@@ -1,14 +1,17 @@
 """A small faultless data set, and every way to damage it that a check tells of."""
 
+import gc
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from thingstuff.checking.findings import Findings
@@ -106,6 +109,22 @@ class MadeSet:
 def contents(folder: Path) -> dict[str, bytes]:
     """Return what every file in a folder holds."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def complaints_of_an_interrupt(run: Callable[[Callable[[int, int], None]], object]) -> list[object]:
+    """Interrupt a run at its second picture; return what Python complains of once all that it held is let go of."""
+
+    def stop(done: int, _: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    told: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", told.append)
+        with pytest.raises(KeyboardInterrupt):
+            run(stop)
+        gc.collect()
+    return told
 
 
 def counts(findings: Findings) -> dict[str, int]:
@@ -313,6 +332,11 @@ DAMAGES: dict[str, Damage] = {
     "JPEG": Damage(_as_jpeg, {"lossy map": 1}, pictures=2),
     "through JPEG": Damage(_through_jpeg, {"lossy map": 1}, pictures=2),
     "two skies": Damage(lambda s: s.repaint(_two_skies, {**SEGMENTS, 90: SKY}), {"stuff in several segments": 1}),
+    "crowd of stuff": Damage(lambda s: s.info(SKY).update(iscrowd=1), {"crowd of stuff": 1}, {"crowd of stuff": 1}),
+    "isthing of stuff": Damage(lambda s: s.info(SKY).update(isthing=1), {"isthing of a segment": 1}),
+    "isthing of a thing": Damage(lambda s: s.info(CAT).update(isthing=False), {"isthing of a segment": 1}),
+    "isthing as text": Damage(lambda s: s.info(CAT).update(isthing="1"), {"isthing of a segment": 1}),
+    "isthing as it is": Damage(lambda s: [s.info(CAT).update(isthing=True), s.info(SKY).update(isthing=0)], {}),
     "dot": Damage(lambda s: s.repaint(_dot), {"tiny segment": 1}, {"tiny segment": 1}),
     "merged cats": Damage(
         lambda s: s.repaint(_split_cat), {"possibly merged objects": 1}, {"possibly merged objects": 1}
@@ -343,6 +367,11 @@ DAMAGES: dict[str, Damage] = {
         lambda s: _drop_class(s, "val", CAT), {"category not in val": 1}, {"category not in val": 1}
     ),
     "lists": Damage(_other_lists, {"different categories": 1}, {"different categories": 1}),
+    "names in other letters": Damage(
+        lambda s: [s.json[split]["categories"][1].update(name="Cat ") for split in COUNTS],
+        {"class names alike": 1},
+        {"class names alike": 1},
+    ),
     "ids": Damage(
         lambda s: [
             entry.update({key: 1})

@@ -21,6 +21,7 @@ from PIL import Image
 from thingstuff.errors import InputError
 from thingstuff.evaluation.file_pairs import PairPaths
 from thingstuff.evaluation.json_stream import read_elements
+from thingstuff.evaluation.picture_index import PictureIndex
 from thingstuff.evaluation.pq_files import score_files, scored_pairs
 from thingstuff.evaluation.problems import KINDS, EvaluationProblemsError, Problem, Problems, shown
 from thingstuff.evaluation.segments import ScoredPicture
@@ -940,6 +941,13 @@ def test_no_room_for_temporary_files_is_told(case: Case, monkeypatch: pytest.Mon
     monkeypatch.setattr(sqlite3, "connect", small)
     with pytest.raises(InputError, match=r"temporary disk space cannot be used .*full.*TMPDIR"):
         score_files(*case.save())
+
+
+def test_reading_on_after_the_end_is_no_lack_of_room(case: Case) -> None:
+    index = PictureIndex(case.save()[0], None, Problems())
+    index.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        list(index)
 
 
 UNREADABLE = [

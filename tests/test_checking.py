@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from damaged_sets import CATEGORIES, DAMAGES, MadeSet, counts
+from damaged_sets import CATEGORIES, COUNTS, DAMAGES, MadeSet, complaints_of_an_interrupt, counts
 from thingstuff.checking import tally
 from thingstuff.checking.checker import check
 from thingstuff.checking.findings import GRADES, KEPT, KINDS, Finding, Findings
@@ -17,6 +17,7 @@ from thingstuff.checking.tally import Tally
 from thingstuff.checking_command import Request, run_check
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
+from thingstuff.evaluation.segments import ImageId
 from thingstuff.panoptic import Categories
 
 
@@ -64,6 +65,29 @@ def test_several_processes_find_the_same(made: MadeSet) -> None:
     assert done == [(i + 1, 5) for i in range(5)]
 
 
+def test_an_interrupt_leaves_nothing_open(made: MadeSet) -> None:
+    assert not complaints_of_an_interrupt(lambda stop: check(made.root, workers=1, progress=stop))
+
+
+def test_ids_that_splits_share_are_one_note(made: MadeSet) -> None:
+    for number in range(COUNTS["val"]):
+        made.json["val"]["images"][number]["id"] = made.json["val"]["annotations"][number]["image_id"] = number
+    made.save()
+    (finding,) = check(made.root, workers=1).findings
+    assert (finding.kind, finding.split, finding.image_id) == ("image id in two splits", "val", None)
+    assert finding.message == "shares 2 ids with train: 0, 1"
+
+
+def test_of_many_ids_that_splits_share_three_are_named() -> None:
+    splits: dict[str, set[ImageId]] = {"train": {*range(100), "7"}, "val": {*range(60, 110), "7"}, "test": {108, "9"}}
+    classes = Categories.from_coco(CATEGORIES)
+    tallies = [Tally(name, Path(f"{name}.json"), classes, pictures=100, ids=ids) for name, ids in splits.items()]
+    assert [str(finding) for finding in tally.split_findings(tallies)] == [
+        "val.json: shares 41 ids with train: 60, 61, 62 and 38 more",
+        "test.json: shares 1 id with val: 108",
+    ]
+
+
 def test_one_split_is_not_compared_with_others(made: MadeSet) -> None:
     for name in ("cat not learned", "a copy in val", "lists"):
         DAMAGES[name].do(made)
@@ -94,6 +118,15 @@ def test_a_split_that_cannot_be_opened_is_one_finding(made: MadeSet) -> None:
     assert "line 1, column 2" in result.findings.text()
 
 
+def test_class_names_that_differ_in_case_or_spaces_alone_are_one_note() -> None:
+    names = {1: "Traffic  light", 2: "tree", 3: "trafficlight", 4: "TRAFFIC LIGHT", 5: "traffic-light"}
+    classes = Categories.from_coco([{"id": i, "name": name, "isthing": 1} for i, name in names.items()])
+    found = tally.class_findings([Tally(name, Path(f"{name}.json"), classes) for name in ("train", "val")])
+    assert [str(finding) for finding in found if finding.kind == "class names alike"] == [
+        "train.json: 'Traffic  light' (id 1), 'trafficlight' (id 3), 'TRAFFIC LIGHT' (id 4)"
+    ]
+
+
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no split"):
         check(tmp_path)
@@ -109,7 +142,7 @@ def test_a_split_that_is_not_there_is_refused(made: MadeSet) -> None:
 QUICK = [
     "wrong size", "no map", "JPEG", "no picture", "picture size", "against its map", "upside down", "twice",
     "no iscrowd", "two skies", "dot", "nothing listed", "case", "lists", "no cat", "cat not learned", "unknown",
-    "picture twice",
+    "picture twice", "crowd of stuff", "isthing of stuff", "isthing as it is", "names in other letters",
 ]  # fmt: skip
 
 

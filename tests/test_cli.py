@@ -97,6 +97,20 @@ def test_predict_writes_coco_panoptic_that_evaluate_scores(run: Path, data: Path
     assert scored["all"] == json.loads((run / "result.json").read_text())["all"]
 
 
+def test_predictions_of_subfolders_are_scored(run: Path, data: Path, tmp_path: Path) -> None:
+    truth = json.loads((data / "panoptic_val.json").read_text())
+    for place, image in zip(("sea", "city"), truth["images"], strict=True):
+        (data / "val" / place).mkdir()
+        (data / "val" / image["file_name"]).rename(data / "val" / place / "x.jpg")
+        image["file_name"] = f"{place}/x.jpg"
+    (data / "panoptic_val.json").write_text(json.dumps(truth))
+    files = ("--gt", data / "panoptic_val.json", "--pred", tmp_path / "out" / "panoptic.json")
+    assert call("predict", data / "val", "--weights", run, "--images", files[1], "--out", tmp_path / "out") == 0
+    assert call("evaluate", *files, "--json", tmp_path / "files.json") == 0
+    scored = json.loads((tmp_path / "files.json").read_text())
+    assert scored["all"] == json.loads((run / "result.json").read_text())["all"]
+
+
 def test_the_python_api(run: Path, data: Path, tmp_path: Path) -> None:
     model = ts.load(run)
     photos = sorted((data / "val").iterdir())

@@ -160,6 +160,11 @@ def test_the_latest_annotation_that_was_not_cancelled_counts(tmp_path: Path) -> 
     ("stated", "picture"),
     [
         ("/data/upload/3/1a2b3c4d-space.png", "images/1a2b3c4d-space.png"),
+        ("/data/upload/3/1a2b3c4d-deep%20space%20%C3%A9.png", "images/deep space é.png"),
+        ("/data/upload/3/1a2b3c4d-50%25.png", "images/1a2b3c4d-50%.png"),
+        ("https://example.org/all/deep%20space.png?x=1", "images/deep space.png"),
+        ("https://example.org/deep%20space.png", "images/deep%20space.png"),  # saved under the URL's name
+        ("deep%20space.png", "images/deep%20space.png"),
         ("/data/local-files/?d=scans%5Cnorth%5Cspace.png", "images/north/space.png"),
         ("s3://bucket/scans/space.png", "images/space.png"),
         ("https://example.org/a%20b/space%20one.png?token=x.jpg", "images/space one.png"),
@@ -215,12 +220,14 @@ def broken_points(content: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (broken_points, r"task 11: polygon 4: points\[1\] 'x' is no number"),
+        (broken_points, r"task 11: polygon 4: points\[1\] 'x' is no finite number"),
         (lambda c: results(c)[3]["value"].update(points=[1]), "polygon 4: points are no list of pairs"),
         (lambda c: results(c)[3]["value"].update(points=[[1, 1], [2, 2]]), "polygon 4: a polygon of 4 numbers"),
         (lambda c: results(c)[0]["value"].update(rle=[0, 300]), "brush 1: rle is no list of bytes"),
         (lambda c: results(c)[0]["value"]["rle"].__delitem__(slice(900, None)), "brush 1: rle is cut off or damaged"),
-        (lambda c: results(c)[2]["value"].update(x=None), "ellipse 3: x None is no number"),
+        (lambda c: results(c)[2]["value"].update(x=None), "ellipse 3: x None is no finite number"),
+        (lambda c: results(c)[2]["value"].update(x=10**400), "ellipse 3: x 1000.* is no finite number"),
+        (lambda c: results(c)[2]["value"].update(x=1e9), "ellipse 3: a polygon that reaches 4e\\+08"),
         (lambda c: results(c)[2].update(image_rotation=90), "ellipse 3: its picture was turned by 90 degrees"),
         (lambda c: results(c)[2].update(original_width=41), "several sizes"),
         (lambda c: results(c)[2]["value"].update(ellipselabels=[7]), "ellipse 3: its label 7 is no name"),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from thingstuff.convert import cityscapes, semantic, voc
 from thingstuff.convert.class_names import NamedClass, legend_of, read_class_names, voc_color
+from thingstuff.convert.formats import open_source as open_any
 from thingstuff.convert.label_maps import read_label_map
 from thingstuff.convert.shapes import distinct
 from thingstuff.convert.source import Source, SourceLabels, SourceOptions
@@ -83,6 +84,35 @@ def test_maps_and_pictures_in_folders_of_any_name(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".JPG", ".Png", ".TIFF"])
+def test_suffixes_in_capitals(tmp_path: Path, suffix: str) -> None:
+    image_format = {".Png": "png", ".TIFF": "tiff"}.get(suffix, "jpeg")
+    folder = laid_out(tmp_path, "images/x.png", "masks/x.png")
+    with Image.open(folder / "images/x.png") as image:
+        image.save(folder / f"images/x{suffix}", format=image_format)
+    (folder / "images/x.png").unlink()
+    assert semantic.recognise(folder) == "masks/x.png is called like a picture in images"
+    (picture,) = opened(folder).pictures
+    assert picture.picture.suffix == suffix
+
+
+def test_a_folder_of_maps_is_recognised_where_the_pictures_are_given(tmp_path: Path) -> None:
+    folder = laid_out(tmp_path, "photos/x.JPG", "painted/x.png")
+    options = SourceOptions(pictures=folder / "photos", names=folder / "classes.txt")
+    source = open_any(folder / "painted", options=options)
+    assert (source.format, source.reason) == ("semantic", f"it holds PNGs, whose pictures are in {folder / 'photos'}")
+    assert drawn(source.read(source.pictures[0])) == [("road", 3), ("tree", 2)]
+    for other in (folder / "photos", folder, folder / "painted" / "x.png"):
+        with pytest.raises(InputError, match="of no format that could be recognised"):
+            open_any(other, options=options)
+    with pytest.raises(InputError, match="of no format that could be recognised"):
+        open_any(folder / "painted")
+    # what a format recognises stays that format
+    write(folder / "pairs/SegmentationClass/x.png", VALUES)
+    write(folder / "pairs/SegmentationObject/x.png", VALUES)
+    assert open_any(folder / "pairs", options=options).format == "voc"
+
+
 def test_other_formats_are_not_taken(tmp_path: Path) -> None:
     made = laid_out(tmp_path / "voc", "JPEGImages/x.jpg", "SegmentationClass/x.png")
     write(made / "SegmentationObject/x.png", VALUES)
@@ -137,8 +167,39 @@ def test_colours_by_a_label_map(tmp_path: Path) -> None:
     palette.save(folder / "masks/x.png")
     assert drawn(source.read(source.pictures[0])) == [("Cat", 1), ("Dog", 2)]
     write(folder / "masks/x.png", pixels + np.array([1, 0, 0]))
-    with pytest.raises(InputError, match=r"x.png holds the RGB colour \(1, 0, 0\), \(49, 112, 32\), .*labelmap.txt"):
+    told = r"x.png holds the RGB colour \(1, 0, 0\), \(49, 112, 32\), .*a line such as 'road:128,64,128'"
+    with pytest.raises(InputError, match=told):
         source.read(source.pictures[0])
+
+
+def test_colours_that_nothing_names_are_shown_with_the_remedy(tmp_path: Path) -> None:
+    pixels = np.array([[(0, 0, 0), (128, 64, 128), (70, 130, 180)]])
+    folder = laid_out(tmp_path, "images/x.jpg", "masks/x.png", pixels)
+    (folder / "classes.txt").unlink()
+    seen = r"the colours \(0, 0, 0\), \(128, 64, 128\), \(70, 130, 180\)"
+    with pytest.raises(InputError, match=rf"what the colours mean .*{seen}.*a line each such as 'road:128,64,128'"):
+        opened(folder)
+    (folder / "names.txt").write_text("road:128,64,128\nsky: 70, 130, 180\n")
+    (folder / "names.yaml").write_text("names:\n  road: [128, 64, 128]\n  sky: [70, 130, 180]\n")
+    for names in ("names.txt", "names.yaml"):
+        source = opened(folder, names=folder / names)
+        assert drawn(source.read(source.pictures[0])) == [("road", 1), ("sky", 1)]
+        assert [c.color for c in source.classes] == [(128, 64, 128), (70, 130, 180)]
+    for wrong in ("road: [128, 64]", "road: [128, 64, 256]", "road: [a, b, c]"):
+        (folder / "names.yaml").write_text(wrong)
+        with pytest.raises(InputError, match="is no name with red, green and blue up to 255"):
+            opened(folder, names=folder / "names.yaml")
+
+
+def test_pictures_in_no_list_of_splits_are_noted(tmp_path: Path) -> None:
+    for name in "xyz":
+        laid_out(tmp_path, f"JPEGImages/{name}.jpg", f"SegmentationClass/{name}.png")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "ImageSets/Segmentation/val.txt").write_text("x\n")
+    source = opened(tmp_path)
+    assert [p.split for p in source.pictures] == ["val", None, None]
+    (note,) = source.notes
+    assert note.startswith("2 pictures, such as y, are in no list of ImageSets/Segmentation: ")
 
 
 def test_things_are_connected_components_on_request(tmp_path: Path) -> None:
@@ -185,8 +246,13 @@ def test_what_lacks_is_named(tmp_path: Path) -> None:
     write(folder / "images/y.jpg", VALUES)
     assert opened(folder).notes == ("1 pictures in images have no map and are left out",)
     write(folder / "masks/z.png", VALUES)
-    with pytest.raises(InputError, match="z: no picture"):
+    source = opened(folder)
+    assert [p.key for p in source.pictures] == ["x"]
+    assert "1 maps in masks, such as z, have no picture and are left out" in source.notes
+    (folder / "images/x.jpg").rename(folder / "images/w.jpg")
+    with pytest.raises(InputError, match=r"x: no picture\n.*z: no picture"):
         opened(folder)
+    (folder / "images/w.jpg").rename(folder / "images/x.jpg")
     (folder / "masks/z.png").unlink()
     write(folder / "masks/x_mask.png", VALUES)
     with pytest.raises(InputError, match="are both maps of"):

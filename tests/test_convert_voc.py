@@ -126,6 +126,11 @@ def test_lists_give_splits(tmp_path: Path) -> None:
     source = opened(folder)
     assert source.pictures[0].split == "val"
     assert "1 pictures listed in ImageSets have no map" in source.notes[1]
+    (lists / "val.txt").write_text("y\n")
+    source = opened(folder)
+    assert source.pictures[0].split is None
+    assert source.notes[-1].startswith("1 pictures, such as x, are in no list of ImageSets/Segmentation: ")
+    (lists / "val.txt").write_text("x\ny\n")
     (lists / "train.txt").write_text("x\n")
     with pytest.raises(InputError, match=r"x is listed in .*train.txt and in val.txt; remove it"):
         opened(folder)

@@ -194,8 +194,35 @@ def test_other_folders_are_not_claimed(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a.png")
     text(tmp_path / "labels" / "a.txt", "some words\n")
     assert recognise(tmp_path) is None
-    with pytest.raises(InputError, match="names no classes and splits"):
+    with pytest.raises(InputError, match=r"broken.yaml: line 1: it is no YAML .*; correct it"):
         opened(tmp_path / "broken.yaml")
+    text(tmp_path / "list.yaml", "- names\n")
+    with pytest.raises(InputError, match="names no classes and splits"):
+        opened(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("val: images/val\nnames:\n\t0: car\n", "line 3: it is no YAML .*character.*; correct it"),
+        ("val: images/val\nnames: [car, tree\n", "line 3: it is no YAML"),
+        ("val: images/val\nnames\n  0: car\n", "line 3: it is no YAML"),
+        ("val: images/val\nnames: [car\x07]\n", "is no YAML .*special characters"),
+    ],
+)
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_yaml_that_is_none_is_told_with_its_line(tmp_path: Path, content: str, told: str, folder: bool) -> None:
+    path = street(tmp_path)
+    text(path / "data.yaml", content)
+    with pytest.raises(InputError, match=rf"data\.yaml:? {told}"):
+        open_any(path if folder else path / "data.yaml")
+
+
+def test_a_yaml_of_16_bits_is_told(tmp_path: Path) -> None:
+    path = street(tmp_path)
+    (path / "data.yaml").write_text("val: images/val\nnames: [car]\n", encoding="utf-16")
+    with pytest.raises(InputError, match=r"data\.yaml is no UTF-8 text .*; write it anew"):
+        open_any(path)
 
 
 def test_folders_of_splits_without_a_yaml(tmp_path: Path) -> None:

@@ -10,7 +10,21 @@ import pytest
 from PIL import Image, ImageOps
 from rich.console import Console
 
-from damaged_sets import CAR, CAT, COUNTS, DAMAGES, SEA, SEGMENTS, SKY, MadeSet, as_exif, contents, counts, made_map
+from damaged_sets import (
+    CAR,
+    CAT,
+    COUNTS,
+    DAMAGES,
+    SEA,
+    SEGMENTS,
+    SKY,
+    MadeSet,
+    as_exif,
+    complaints_of_an_interrupt,
+    contents,
+    counts,
+    made_map,
+)
 from thingstuff.checking import tally
 from thingstuff.checking.checker import check
 from thingstuff.checking.fixing import fix
@@ -92,6 +106,17 @@ def test_maps_and_entries_are_what_they_were_before_the_damage(name: str, made: 
         assert mended == infos
 
 
+def test_isthing_of_a_segment_is_that_of_its_class(made: MadeSet, tmp_path: Path) -> None:
+    made.info(CAT)["isthing"], made.info(SKY)["isthing"], made.info(CAR)["isthing"] = False, 1, 1
+    made.save()
+    fixed = fix(made.root, tmp_path / "out", ["train"], workers=1)
+    told = {(finding.segment_id, finding.message) for finding in fixed.changed}
+    assert told == {(40, "isthing is True instead of False"), (70000, "isthing is 0 instead of 1")}
+    mended = mended_infos(tmp_path / "out")
+    # bool or number as it was
+    assert [repr(mended[i].get("isthing")) for i in (40, 70000, 513, 7)] == ["True", "0", "1", "None"]
+
+
 def test_unlisted_pixels_become_void_and_stuff_becomes_one(made: MadeSet, tmp_path: Path) -> None:
     made.annotation()["segments_info"].remove(made.info(CAT))
     made.save()
@@ -145,6 +170,12 @@ def test_a_turned_map_fits_the_picture_that_is_seen(made: MadeSet, tmp_path: Pat
     train = CocoPanoptic.open(tmp_path / "out", "train")
     assert train.picture(0).shape == (36, 24, 3)
     assert np.array_equal(train.panoptic(0).ids, np.rot90(made_map()))
+
+
+def test_an_interrupt_leaves_nothing_open_and_nothing_behind(made: MadeSet, tmp_path: Path) -> None:
+    out = tmp_path / "copies" / "out"
+    assert not complaints_of_an_interrupt(lambda stop: fix(made.root, out, workers=1, progress=stop))
+    assert not any(out.parent.iterdir())
 
 
 def test_a_copy_goes_into_a_folder_of_its_own(made: MadeSet) -> None:

@@ -217,7 +217,7 @@ def test_dangers_are_seen(code: str, count: int) -> None:
 
 CORE = {"errors", "sizes", "config", "panoptic", "instances", "structures"}
 PARTS = {"losses", "layers", "deformable", "transformer", "boxes", "matching", "merging", "backbones"}
-FILES = {"io", "data", "convert", "drawing"}
+FILES = {"io", "coco_writing", "data", "convert", "drawing"}
 WITH_MODELS = {
     "models", "weights", "backbone_weights", "detr_weights", "panoptic_fcn_weights", "importing", "checkpoint",
     "pretrained", "predicting", "optim", "recipes", "resuming",
@@ -241,7 +241,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compiled_loops": set(),
     "loops": {"compiled_loops"},
     "png_maps": set(),
-    "io": {"errors", "panoptic", "loops", "png_maps"},
+    "io": {"errors", "loops", "png_maps"},
+    "coco_writing": {"errors", "panoptic", "io"},
     "drawing": {"errors", "panoptic", "io"},
     "data": CORE | FILES | {"loops"},
     "convert": CORE | FILES,
@@ -272,7 +273,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ANYTHING = {"cli", "cli_data", "demo"}  # commands: nothing but another command imports them
 # Convenience methods of the types that users hold; each imports on use, so that the module stays light.
 LAZILY = {
-    "panoptic": {"thingstuff.drawing.overlay", "thingstuff.io.write_coco_panoptic"},
+    "panoptic": {"thingstuff.drawing.overlay", "thingstuff.coco_writing.write_coco_panoptic"},
     "models.base": {"thingstuff.io.read_picture"},
     "convert_command": {"thingstuff.filling.ModelFiller"},
     "evaluating": {"thingstuff.model_evaluation.evaluate_as_asked"},

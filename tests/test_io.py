@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from thingstuff.coco_writing import write_coco_panoptic
 from thingstuff.errors import InputError, raise_problems
 from thingstuff.io import (
     LARGEST_ID,
@@ -23,7 +24,6 @@ from thingstuff.io import (
     read_id_map,
     read_json,
     read_picture,
-    write_coco_panoptic,
     write_id_map,
 )
 from thingstuff.panoptic import Categories, Panoptic, Segment

@@ -295,3 +295,9 @@ def test_areas_and_boxes_equal_counting() -> None:
 
 def test_rules_are_named_as_on_the_command_line(tmp_path: Path) -> None:
     assert {o.value for o in Overlap} == {"smaller-on-top", "larger-on-top", "last", "first", "error"}
+
+
+def test_a_crowd_of_a_class_that_is_stuff_here_is_part_of_its_one_segment() -> None:
+    labels = SourceLabels((1, 3), (box("table", 0, 0, 1, 1, iscrowd=True), box("table", 0, 1, 1, 2)))
+    painted, _ = paint(labels, rules())
+    assert [(s.name, s.iscrowd) for s in painted.segments] == [("table", False)]

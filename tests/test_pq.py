@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from thingstuff.coco_writing import write_coco_panoptic
 from thingstuff.errors import InputError
 from thingstuff.evaluation.counting import overlaps
 from thingstuff.evaluation.evaluator import evaluate
@@ -17,7 +18,7 @@ from thingstuff.evaluation.pq import AveragePQ, ClassPQ, PQAccumulator, PQResult
 from thingstuff.evaluation.pq_files import score_files
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.evaluation.segments import ClassSums, Match, TruthSegment, match_segments
-from thingstuff.io import read_id_map, write_coco_panoptic, write_id_map
+from thingstuff.io import read_id_map, write_id_map
 from thingstuff.panoptic import Categories, Panoptic, Segment
 
 CATEGORIES = Categories(("cat", "car", "sky", "sea"), (True, True, False, False), (17, 3, 187, 155))

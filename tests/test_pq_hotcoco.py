@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from thingstuff.coco_writing import write_coco_panoptic
 from thingstuff.evaluation.evaluator import evaluate
 from thingstuff.evaluation.miou import SemanticAccumulator
 from thingstuff.evaluation.pairs import compare_maps
 from thingstuff.evaluation.pq import AveragePQ, ClassPQ
-from thingstuff.io import write_coco_panoptic
 from thingstuff.panoptic import Categories, Panoptic, Segment
 
 hotcoco_panoptic = pytest.importorskip("hotcoco.panoptic", reason="hotcoco (PyPI) is not installed")

@@ -310,6 +310,24 @@ def test_a_limit_keeps_errors_and_spreads(tmp_path):
     assert [row["id"] for row in rows] == [1, 4, 6, 11, 16]
 
 
+@pytest.mark.parametrize(
+    ("limit", "head", "sheet"),
+    [
+        (4, "4 of 10 pictures", "data (4 of 10 pictures) · pictures 1 to 4 of 4"),
+        (1, "1 of 10 pictures", "data (1 of 10 pictures) · pictures 1 to 1 of 1"),
+        (10, "10 pictures", "data · pictures 1 to 10 of 10"),
+        (None, "10 pictures", "data · pictures 1 to 10 of 10"),
+    ],
+)
+def test_what_a_limit_left_out_is_told(tmp_path, monkeypatch, limit, head, sheet):
+    write_set(data := tmp_path / "data", 10)
+    titles: list[str] = []
+    monkeypatch.setattr("thingstuff.showing.show.draw_sheet", lambda sheet: titles.append(sheet.title))
+    page = show(data, tmp_path / "out", limit=limit, workers=1)
+    assert re.findall(r'<p class="quiet">(.*?) ·', page.read_text()) == [head]
+    assert titles == [sheet]
+
+
 def test_findings_lead_to_their_pictures(tmp_path):
     write_set(data := tmp_path / "data", 3)
     write_set(data, 2, "train")
@@ -346,12 +364,13 @@ def test_splits_share_classes_of_one_id_name_and_kind():
 
 
 def test_many_pictures_come_in_parts_and_sheets(tmp_path, monkeypatch):
-    monkeypatch.setattr("thingstuff.showing.page._CHUNK", 20)
-    write_set(data := tmp_path / "data", 50)
+    monkeypatch.setattr("thingstuff.showing.page._CHUNK", 4)
+    monkeypatch.setattr("thingstuff.showing.show.PER_SHEET", 8)
+    write_set(data := tmp_path / "data", 10)
     calls: list[tuple[int, int]] = []
     out = show(data, tmp_path / "out", workers=1, progress=lambda *done: calls.append(done)).parent
-    assert calls == [(n, 52) for n in range(1, 53)]
-    assert [len(called(out / "data" / f"pictures-{k}.js")[1]) for k in range(3)] == [20, 20, 10]
+    assert calls == [(n, 12) for n in range(1, 13)]
+    assert [len(called(out / "data" / f"pictures-{k}.js")[1]) for k in range(3)] == [4, 4, 2]
     assert sorted(p.name for p in out.glob("contact-sheet*")) == ["contact-sheet-2.jpg", "contact-sheet.jpg"]
     links = [a["href"] for a in Page(out / "index.html").all("a")]
     assert links == ["contact-sheet.jpg", "contact-sheet-2.jpg"]

@@ -186,7 +186,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them, subfolders included.")],
     weights: Annotated[
         str, typer.Option(help="Run folder, checkpoint, published weights' file, or a name on the hub.")
     ] = "detr-panoptic-r50",

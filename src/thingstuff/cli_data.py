@@ -14,7 +14,9 @@ Components = Annotated[
 ]
 FillMap = Annotated[Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")]
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion in the folder.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier conversion there; not with --as.")
+]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be converted.")]
 Rim = Annotated[
     int | None, typer.Option(min=0, help="Pixels around drawn things left void; 1 % of the shorter side if not given.")
@@ -70,7 +72,7 @@ def convert(
     skip_broken: SkipBroken = False,
     copy: Copy = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier conversion in the folder.")
+        bool, typer.Option("--overwrite", help="Replace an earlier conversion there; not with --as.")
     ] = False,
     workers: Workers = None,
 ) -> None:

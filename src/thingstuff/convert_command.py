@@ -65,7 +65,7 @@ class Request:
         """Names of the arguments that say how labels become COCO panoptic, of those that were given."""
         plain = Request(self.source, self.to)
         spoken = {name for name in vars(self) if getattr(self, name) != getattr(plain, name)}
-        return spoken - {"source", "to", "from_format", "as_format", "copy", "workers"}
+        return spoken - {"source", "to", "from_format", "as_format", "copy", "overwrite", "workers"}
 
 
 def run(request: Request, console: "Console") -> None:
@@ -76,7 +76,8 @@ def run(request: Request, console: "Console") -> None:
     rules = class_rules(request)
     source = open_source(request.source, request.from_format, _options(request, rules))
     _say(console, f"format: {source.format} ({source.reason})")
-    _say(console, f"found:  {len(source.pictures):,} pictures, {len(source.classes)} classes")
+    pictures, classes = len(source.pictures), len(source.classes)
+    _say(console, f"found:  {pictures:,} picture{'s' * (pictures != 1)}, {classes:,} class{'es' * (classes != 1)}")
     filler = _filler(request, source, rules)
     shares = parse_shares(request.split) if request.split else ()
     splits = SplitRules(shares, request.group, request.seed)
@@ -117,6 +118,11 @@ def _export(request: Request, console: "Console") -> None:
         raise InputError(
             f"--as {request.as_format} writes a COCO panoptic data set as it is; convert with {options} to "
             f"{PANOPTIC} first, then that"
+        )
+    if request.overwrite:
+        raise InputError(
+            f"--overwrite replaces an earlier conversion to {PANOPTIC} alone; with --as {request.as_format} name a new "
+            f"folder, or remove {request.to} first"
         )
     if request.from_format not in (None, PANOPTIC):
         raise InputError(f"--as {request.as_format} reads {PANOPTIC} alone; convert {request.source} to that first")

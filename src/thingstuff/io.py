@@ -1,4 +1,4 @@
-"""Files in and out: JSON, id maps as PNG (R + 256 G + 65536 B), pictures, COCO panoptic folders; every write is atomic.
+"""Files in and out: JSON, id maps as PNG (R + 256 G + 65536 B), pictures; every write is atomic.
 
 Letters: H W pixels of a picture.
 """
@@ -23,7 +23,6 @@ from PIL import ExifTags, Image
 
 from thingstuff.errors import InputError
 from thingstuff.loops import compiled_loops
-from thingstuff.panoptic import Categories, Panoptic
 from thingstuff.png_maps import chunk_heads, decode_plain, encode, silent_fault
 
 Size = tuple[int, int]
@@ -230,66 +229,6 @@ def exif_orientation(image: Image.Image) -> int:
     return int(code) if code in range(1, 9) else 1
 
 
-def write_coco_panoptic(
-    folder: str | Path,
-    panoptics: Mapping[str, Panoptic],
-    overwrite: bool = False,
-    image_ids: Mapping[str, int | str] | None = None,
-    file_names: Mapping[str, str] | None = None,
-) -> Path:
-    """Write `folder`/panoptic/<stem>.png and `folder`/panoptic.json for maps by stem; return the JSON's path.
-
-    `image_ids` and `file_names` (of the pictures) go by stem; where they are silent, ids count up from 1, the name is
-    <stem>.jpg. The JSON is written last: a run that is cut off leaves none that speaks of maps that are not there.
-    Raises `InputError` where there is nothing to write, the maps have different categories, a stem is no file name,
-    ids repeat, or files are there already and `overwrite` is not set.
-    """
-    _shared_categories(panoptics)
-    _check_stems(panoptics, image_ids or {}, file_names or {})
-    maps = (Path(folder) / "panoptic" / f"{stem}.png" for stem in panoptics)
-    _check_free([Path(folder) / "panoptic.json", *maps], overwrite)
-    ids = _number(panoptics, image_ids or {})
-    writer = CocoPanopticWriter(folder, next(iter(panoptics.values())).categories, overwrite)
-    for stem, panoptic in panoptics.items():
-        writer.add(stem, panoptic, ids[stem], (file_names or {}).get(stem))
-    return writer.close()
-
-
-class CocoPanopticWriter:
-    """Writes maps one by one, so that any number of them fits into memory; `close` writes the JSON.
-
-    Raises `InputError` where the folder holds a panoptic.json already and `overwrite` is not set.
-    """
-
-    def __init__(self, folder: str | Path, categories: Categories, overwrite: bool = False) -> None:
-        self.folder, self.categories = Path(folder), categories
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-        _check_free([self.folder / "panoptic.json"], overwrite)
-        (self.folder / "panoptic").mkdir(parents=True, exist_ok=True)
-
-    def add(
-        self, stem: str, panoptic: Panoptic, image_id: int | str | None = None, file_name: str | None = None
-    ) -> None:
-        """Write one map; the id counts up from 1 and the picture's name is <stem>.jpg where they are not given."""
-        height, width = panoptic.size
-        write_id_map(self.folder / "panoptic" / f"{stem}.png", panoptic.ids)
-        number = len(self._images) + 1 if image_id is None else image_id
-        name = file_name or f"{stem}.jpg"
-        self._images.append({"id": number, "file_name": name, "width": width, "height": height})
-        self._annotations.append(panoptic.to_coco(f"{stem}.png", number))
-
-    def close(self) -> Path:
-        """Write the JSON and return its path."""
-        data = {
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": self.categories.to_coco(),
-        }
-        atomic_write(self.folder / "panoptic.json", json.dumps(data))
-        return self.folder / "panoptic.json"
-
-
 @contextmanager
 def _decoding(path: Path, remedy: str) -> Iterator[None]:
     try:
@@ -363,44 +302,3 @@ def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
         # palettes may carry transparency, which Pillow drops with a warning unless it is made alpha first
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
-
-
-def _shared_categories(panoptics: Mapping[str, Panoptic]) -> Categories:
-    if not panoptics:
-        raise InputError("there is no panoptic map to write; give at least one")
-    (first, panoptic), *others = panoptics.items()
-    for stem, other in others:
-        if other.categories != panoptic.categories:
-            raise InputError(f"the maps {first!r} and {stem!r} have different categories; write them to two folders")
-    return panoptic.categories
-
-
-def _check_stems(stems: Mapping[str, Panoptic], *named: Mapping[str, Any]) -> None:
-    seen: dict[str, str] = {}
-    for stem in stems:
-        if not stem or stem != Path(stem).name or "\\" in stem:
-            raise InputError(f"{stem!r} is no file name; give a stem without folders")
-        # macOS and Windows take names that differ in case alone for one file
-        twin = seen.setdefault(stem.casefold(), stem)
-        if twin != stem:
-            raise InputError(f"the stems {twin!r} and {stem!r} differ in case alone; rename one of them")
-    for mapping in named:
-        strange = [stem for stem in mapping if stem not in stems]
-        if strange:
-            raise InputError(f"{strange[0]!r} has an image id or file name but no map; give its map or leave it out")
-
-
-def _check_free(targets: Sequence[Path], overwrite: bool) -> None:
-    taken = [] if overwrite else [path for path in targets if path.exists()]
-    if taken:
-        raise InputError(f"{taken[0]} is there already; choose another folder or ask for overwrite")
-
-
-def _number(stems: Mapping[str, Panoptic], given: Mapping[str, int | str]) -> dict[str, int | str]:
-    taken: dict[int | str, str] = {}
-    for stem, image_id in given.items():
-        if image_id in taken:
-            raise InputError(f"image id {image_id!r} is given to {taken[image_id]!r} and {stem!r}; give each its own")
-        taken[image_id] = stem
-    free = (number for number in range(1, len(stems) + len(given) + 1) if number not in taken)
-    return {stem: given[stem] if stem in given else next(free) for stem in stems}

@@ -193,7 +193,7 @@ class Panoptic:
 
         Raises `InputError` where the folder already holds one, unless `overwrite`.
         """
-        from thingstuff.io import write_coco_panoptic
+        from thingstuff.coco_writing import write_coco_panoptic
 
         return write_coco_panoptic(folder, {stem: self}, overwrite=overwrite)
 

@@ -1,6 +1,6 @@
 """The doctor: a data set read in full, split by split, and everything odd about it told."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -87,7 +87,8 @@ def check(
         tallies = [Tally(s.files.name, s.files.paths.json, s.files.classes.categories) for s in opened]
         prints = [Prints() for _ in opened]
         annotated = [0] * len(opened)
-        for examined in _examined(opened, quick, workers, progress):
+        # entered last, so that it ends before what it reads from
+        for examined in stack.enter_context(closing(_examined(opened, quick, workers, progress))):
             _take_in(examined, opened, tallies, prints, findings)
             annotated[examined.split] += examined.annotated
     for split, tally, count in zip(opened, tallies, annotated, strict=True):
@@ -154,14 +155,15 @@ def processes(total: int, workers: int | None) -> int | None:
 
 def _examined(
     opened: Sequence[OpenSplit], quick: bool, workers: int | None, progress: Progress | None
-) -> Iterator[Examined]:
+) -> Generator[Examined, None, None]:
     total = sum(split.index.total for split in opened)
     examination = Examination(tuple(split.files for split in opened), quick)
-    found = in_processes(examination, jobs(opened), processes(total, 1 if quick and workers is None else workers))
-    for done, examined in enumerate(found, 1):
-        yield examined
-        if progress is not None:
-            progress(done, total)
+    count = processes(total, 1 if quick and workers is None else workers)
+    with closing(in_processes(examination, jobs(opened), count)) as found:
+        for done, examined in enumerate(found, 1):
+            yield examined
+            if progress is not None:
+                progress(done, total)
 
 
 def _take_in(

@@ -1,6 +1,6 @@
 """One picture of a data set with its map and entry: everything that can be found without looking at the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,12 +8,12 @@ from thingstuff.checking.findings import Finding
 from thingstuff.checking.maps import has_specks, unreadable_kind
 from thingstuff.checking.pictures import Fingerprint, Header, fingerprint, is_file, picture_header, size_fault
 from thingstuff.checking.pieces import Pieces, areas_of, pieces_of
-from thingstuff.checking.segments import SeenSegment, segment_faults, stated_faults
+from thingstuff.checking.segments import SeenSegment, Told, isthing_faults, segment_faults, stated_faults
 from thingstuff.data.coco import SplitPaths
 from thingstuff.errors import InputError
 from thingstuff.evaluation.file_categories import FileCategories
-from thingstuff.evaluation.file_pairs import PictureSide, SideFiles, picture_name
 from thingstuff.evaluation.picture_index import FilePair
+from thingstuff.evaluation.picture_side import PictureSide, SideFiles, picture_name
 from thingstuff.evaluation.problems import Problem, ProblemFile, clean, shown
 from thingstuff.evaluation.segments import ImageId
 from thingstuff.io import Size, id_map_size
@@ -90,6 +90,7 @@ class _Picture:
             segments = tuple(SeenSegment(s.category_id, int(s.area), s.iscrowd) for s in self.side.segments.values())
         if self.side.listed and not self.side.infos:
             self.side.problem("picture without segments", "segments_info is empty")
+        self._tell(isthing_faults(self.side.infos, self.split.classes.categories))
         found = self._picture(quick)
         return Examined(
             position,
@@ -118,10 +119,7 @@ class _Picture:
         if pieces is None or areas is None or not side.usable:
             return None
         if not any(problem.kind == "lossy map" for problem in self.problems):
-            for kind, segment_id, message in segment_faults(
-                side.infos, side.segments, pieces, self.split.classes.categories
-            ):
-                side.problem(kind, message, segment_id)
+            self._tell(segment_faults(side.infos, side.segments, pieces, self.split.classes.categories))
         void, pixels = areas.get(0, 0), sum(areas.values())
         if side.segments and void > NEARLY_ALL * pixels:
             side.problem("nearly all void", f"{100 * void / pixels:.1f} % of its pixels are void")
@@ -162,9 +160,12 @@ class _Picture:
     def _stated(self) -> tuple[SeenSegment, ...]:
         """Return the segments as the JSON states them, without those that are no segments at all."""
         rows = [(info["id"], _seen(info)) for info in self.side.infos if _usable(info, self.split.classes)]
-        for kind, segment_id, message in stated_faults(rows, self.split.classes.categories):
-            self.side.problem(kind, message, segment_id)
+        self._tell(stated_faults(rows, self.split.classes.categories))
         return tuple(segment for _, segment in rows)
+
+    def _tell(self, faults: Iterable[Told]) -> None:
+        for kind, segment_id, message in faults:
+            self.side.problem(kind, message, segment_id)
 
     def _picture(self, quick: bool) -> Fingerprint | None:
         """Look at the picture file; return its fingerprint where its pixels were read."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from thingstuff.errors import InputError
 from thingstuff.evaluation.problems import KINDS as PROBLEM_KINDS
-from thingstuff.evaluation.problems import Problem, shown
+from thingstuff.evaluation.problems import Problem, listed, placed
 from thingstuff.evaluation.segments import ImageId
 
 Grade = Literal["error", "warning", "note"]
@@ -115,6 +115,12 @@ _OWN = (
         "merges them",
     ),
     FindingKind(
+        "crowd of stuff",
+        "warning",
+        "a segment of stuff with iscrowd 1, which counts as neither found nor missed; a crowd is many things in one "
+        "segment: write 0, or correct the class",
+    ),
+    FindingKind(
         "tiny segment",
         "warning",
         "a segment of fewer than 4 pixels, often a slip of the hand; remove it",
@@ -166,9 +172,24 @@ _OWN = (
     ),
     FindingKind("thing in pieces", "note", "a thing of several pieces, as where something stands in front of it"),
     FindingKind("duplicate in a split", "note", "a file that is byte for byte another one's; keep one"),
-    FindingKind("image id in two splits", "note", "an image id that two splits share, of use to neither when merged"),
+    FindingKind(
+        "image id in two splits",
+        "note",
+        "image ids that two splits share, which is fine as long as the splits stay apart; renumber them before a merge",
+    ),
     FindingKind(
         "upright by EXIF", "note", "a picture whose map fits once EXIF has turned it; programs that ignore EXIF err"
+    ),
+    FindingKind(
+        "class names alike",
+        "note",
+        "classes whose names differ in case or spaces alone; if they are one, join them by convert's --merge",
+    ),
+    FindingKind(
+        "isthing of a segment",
+        "note",
+        "a segment whose isthing is not that of its class; the list of categories counts",
+        "writes that of the class",
     ),
     FindingKind("no box", "note", "a segment without bbox, which other programs ask for", "measures it in the map"),
 )
@@ -188,12 +209,7 @@ class Finding:
     message: str
 
     def __str__(self) -> str:
-        places = [self.file]
-        if self.image_id is not None:
-            places.append(f"image {shown(self.image_id)}")
-        if self.segment_id is not None:
-            places.append(f"segment {self.segment_id}")
-        return ": ".join([*places, self.message])
+        return placed(self.file, self.image_id, self.segment_id, self.message)
 
     @classmethod
     def of(cls, problem: Problem, split: str | None) -> "Finding":
@@ -256,9 +272,7 @@ class Findings:
             found, count = self._by_kind[kind.name], self._counts[kind.name]
             fix = f" [--fix {kind.fix}]" if kind.fix else ""
             lines.append(f"{kind.grade}: {kind.name} ({count:,}): {kind.meaning}{fix}")
-            lines += [f"  - {finding}" for finding in found[:examples]]
-            if count > examples:
-                lines.append(f"  and {count - examples:,} more")
+            lines += listed(found, count, examples)
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

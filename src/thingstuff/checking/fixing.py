@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,9 @@ def fix(
             tuple(split.files for split in opened), tuple(split.folders for split in made), copy, min_area
         )
         jobs = (MendJob(at, *row) for at, split in enumerate(made) for row in split.pairs(changed, left_out))
-        for done, mended in enumerate(in_processes(mending, jobs, processes(total, workers)), 1):
+        # entered last, so that it ends before what it reads from
+        results = stack.enter_context(closing(in_processes(mending, jobs, processes(total, workers))))
+        for done, mended in enumerate(results, 1):
             made[mended.split].add(mended)
             # of what was repaired before a picture had to be left out, nothing is in the copy
             for finding in mended.changed if mended.entry is not None else ():

@@ -16,8 +16,8 @@ from thingstuff.checking.pictures import Header, is_file, picture_header, turned
 from thingstuff.checking.pieces import areas_of, pieces_of
 from thingstuff.convert.picture_links import place_picture
 from thingstuff.errors import InputError
-from thingstuff.evaluation.file_pairs import PictureSide, SideFiles, is_swapped, picture_name
 from thingstuff.evaluation.picture_index import FilePair, entry_of
+from thingstuff.evaluation.picture_side import PictureSide, SideFiles, is_swapped, picture_name
 from thingstuff.evaluation.problems import Problem, ProblemFile, shown
 from thingstuff.io import Size, read_picture, write_id_map
 

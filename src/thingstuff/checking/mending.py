@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from thingstuff.checking.pieces import areas_of, boxes_of, pieces_of
+from thingstuff.checking.segments import contradicts
 from thingstuff.evaluation.file_categories import FileCategories
+from thingstuff.evaluation.picture_side import whole_number
 from thingstuff.evaluation.problems import shown
 from thingstuff.io import LARGEST_ID
 
@@ -33,9 +35,10 @@ def mend_segments(
 ) -> MendedSegments:
     """Repair a map and its `segments_info` so that they agree: the map decides.
 
-    Numbers become numbers, iscrowd is filled in; second entries of an id and segments without pixels are removed, ids
-    that are not listed become void, stuff of one class becomes one segment, segments below `min_area` pixels void.
-    Where an entry has no usable id, ids that are not listed stay: they may be its own. Areas and boxes are measured.
+    Numbers become numbers, iscrowd is filled in, isthing is that of the class; second entries of an id and segments
+    without pixels are removed, ids that are not listed become void, stuff of one class becomes one segment, segments
+    below `min_area` pixels void. Where an entry has no usable id, ids that are not listed stay: they may be its own.
+    Areas and boxes are measured.
     """
     work = _Work(ids.copy(), classes)
     for position, info in enumerate(infos):
@@ -59,7 +62,7 @@ class _Work:
 
     def take(self, position: int, info: Any) -> None:
         """Take in an entry with its numbers made numbers."""
-        segment_id = _whole(info.get("id")) if isinstance(info, dict) else None
+        segment_id = whole_number(info.get("id")) if isinstance(info, dict) else None
         if segment_id is None or not 0 < segment_id <= LARGEST_ID:
             self.unusable.append(info)
             return
@@ -68,7 +71,7 @@ class _Work:
             return
         mended = dict(info)
         for name in ("id", "category_id", "iscrowd"):
-            number = _whole(mended.get(name))
+            number = whole_number(mended.get(name))
             if number is not None and type(mended[name]) is not int:
                 self.changes.append(
                     ("number written otherwise", segment_id, f"{name} {shown(mended[name])} is written as {number}")
@@ -79,6 +82,12 @@ class _Work:
                 ("faulty iscrowd", segment_id, f"iscrowd is 0 instead of {shown(mended.get('iscrowd'))}")
             )
             mended["iscrowd"] = 0
+        categories = self.classes.categories
+        if contradicts(mended, categories):
+            stated, thing = mended["isthing"], categories.things[categories.label_of[mended["category_id"]]]
+            mended["isthing"] = thing if type(stated) is bool else int(thing)
+            message = f"isthing is {mended['isthing']} instead of {shown(stated)}"
+            self.changes.append(("isthing of a segment", segment_id, message))
         self.infos[segment_id] = mended
 
     def match_map(self) -> None:
@@ -143,17 +152,6 @@ class _Work:
 
 
 _OF_ANY = ("id", "category_id", "iscrowd")  # what a merged segment has in any case
-
-
-def _whole(value: object) -> int | None:
-    """Return a whole number, also one that is written as text or as 3.0; None for anything else."""
-    if type(value) is int:
-        return value
-    if type(value) is float and value.is_integer():
-        return int(value)
-    if type(value) is str and value.isascii() and value.isdigit() and len(value) <= 18:
-        return int(value)
-    return None
 
 
 def mended_categories(entries: Sequence[Any], classes: FileCategories) -> list[Any]:

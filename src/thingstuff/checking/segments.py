@@ -37,17 +37,35 @@ def segment_faults(
 
 
 def stated_faults(segments: Iterable[tuple[int, SeenSegment]], categories: Categories) -> Iterator[Told]:
-    """Yield what is odd about a picture's segments, by their ids, that no map is needed for: tiny ones, stuff twice."""
+    """Yield what is odd about a picture's segments, by their ids, that no map is needed for: their sizes and kinds."""
     stuff: dict[int, list[int]] = defaultdict(list)
     for segment_id, segment in segments:
         if segment.area < TINY:
             yield "tiny segment", segment_id, f"has {segment.area} pixel{'s' * (segment.area != 1)}"
         if not categories.things[categories.label_of[segment.category_id]]:
             stuff[segment.category_id].append(segment_id)
+            if segment.iscrowd:
+                name = categories.names[categories.label_of[segment.category_id]]
+                yield "crowd of stuff", segment_id, f"has iscrowd 1, and {name} is stuff"
     for category_id, ids in stuff.items():
         if len(ids) > 1:
             name = categories.names[categories.label_of[category_id]]
             yield "stuff in several segments", ids[0], f"{name} has {len(ids)} segments here"
+
+
+def isthing_faults(infos: Sequence[Any], categories: Categories) -> Iterator[Told]:
+    """Yield the segments of an entry's `segments_info` whose `isthing` contradicts their class."""
+    for info in infos:
+        if isinstance(info, dict) and type(info.get("id")) is int and contradicts(info, categories):
+            name = categories.names[categories.label_of[info["category_id"]]]
+            yield "isthing of a segment", info["id"], f"isthing is {shown(info['isthing'])}, against that of {name}"
+
+
+def contradicts(info: Mapping[str, Any], categories: Categories) -> bool:
+    """Whether a segment states another `isthing` than its class has; False where it states none or has no class."""
+    category_id = info.get("category_id")
+    label = categories.label_of.get(category_id) if type(category_id) is int else None
+    return label is not None and "isthing" in info and info["isthing"] != categories.things[label]
 
 
 def _box_faults(infos: Sequence[Any], segments: Mapping[int, TruthSegment], boxes: Mapping[int, Box]) -> Iterator[Told]:

@@ -1,7 +1,7 @@
 """What is counted over the pictures of a split, and what is odd about those counts."""
 
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -19,6 +19,7 @@ IMBALANCE = 100
 """Segments of the most frequent class per segment of the rarest, above which it is told."""
 FEW_VAL = 20
 """Pictures below which a val split is called tiny."""
+_NAMED = 3  # image ids of two splits that are told
 
 
 @dataclass
@@ -94,6 +95,17 @@ class Tally:
             elif count and is_val(self.split):
                 yield self.finding("category not in val", f"{text} has no segment here")
 
+    def alike(self, told: set[tuple[str, ...]]) -> Iterator[Finding]:
+        """Yield the classes whose names differ in case or spaces alone; what was told is not told again."""
+        by_letters: defaultdict[str, list[int]] = defaultdict(list)
+        for label, name in enumerate(self.categories.names):
+            by_letters["".join(name.split()).casefold()].append(label)
+        for labels in by_letters.values():
+            names = tuple(f"{shown(self.categories.names[i])} (id {self.categories.ids[i]})" for i in labels)
+            if len(names) > 1 and names not in told:
+                told.add(names)
+                yield self.finding("class names alike", ", ".join(names))
+
     def imbalance(self) -> Iterator[Finding]:
         """Yield a finding where the numbers of segments per class differ very much."""
         there = sorted((count, category_id) for category_id, count in self.segments.items() if count)
@@ -140,11 +152,12 @@ def is_val(split: str) -> bool:
 
 
 def class_findings(tallies: Sequence[Tally]) -> Iterator[Finding]:
-    """Yield what is odd about the numbers of segments of each class."""
-    everywhere, told = Counter[int](), set[int]()
+    """Yield what is odd about the classes: their names, and the numbers of segments of each."""
+    everywhere, told, alike = Counter[int](), set[int](), set[tuple[str, ...]]()
     for tally in tallies:
         everywhere.update(tally.segments)
     for tally in tallies:
+        yield from tally.alike(alike)
         yield from tally.lacking(everywhere, told)
         if not is_val(tally.split):
             yield from tally.imbalance()
@@ -153,8 +166,11 @@ def class_findings(tallies: Sequence[Tally]) -> Iterator[Finding]:
 def split_findings(tallies: Sequence[Tally]) -> Iterator[Finding]:
     """Yield what is odd about splits beside each other, given all that a data set has."""
     for first, other in combinations(tallies, 2):
-        for image_id in sorted(first.ids & other.ids, key=str):
-            yield other.finding("image id in two splits", f"is in {first.split} too", image_id)
+        if shared := sorted(first.ids & other.ids, key=lambda i: (type(i) is str, i)):
+            some = ", ".join(shown(image_id) for image_id in shared[:_NAMED])
+            which = f"{some} and {len(shared) - _NAMED:,} more" if len(shared) > _NAMED else some
+            count = f"{len(shared):,} id{'s' * (len(shared) > 1)}"
+            yield other.finding("image id in two splits", f"shares {count} with {first.split}: {which}")
     for other in tallies[1:]:
         if message := _difference(tallies[0].categories, other.categories):
             yield other.finding("different categories", f"beside {clean(str(tallies[0].json))}: {message}")

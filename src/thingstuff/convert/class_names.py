@@ -100,8 +100,8 @@ def read_class_names(path: str | Path) -> tuple[NamedClass, ...]:
     Text holds a name a line, `7: road` on every line (COCO-Stuff), `name:r,g,b` or `name:r,g,b:parts:actions` (VOC's
     label map, as CVAT writes it; lines that begin with # are comments there), or `name,r,g,b` with a heading or none.
     YAML holds a list, names by number, or [r, g, b] by name, by itself or under `names`. LabelMe's `__ignore__` on the
-    first line is no value and is left out. Raises `InputError` where the file is missing, empty or something else, or where a name, number or colour
-    stands twice.
+    first line is no value and is left out. Raises `InputError` where the file is missing, empty or something else, or
+    where a name, number or colour stands twice.
     """
     path = Path(path)
     text = _read_text(path)
@@ -138,11 +138,11 @@ def _from_yaml(path: Path, text: str) -> list[NamedClass]:
         content = content["names"]
     if isinstance(content, list):
         content = dict(enumerate(content))
-    if isinstance(content, Mapping) and content and all(isinstance(color, list) for color in content.values()):
-        rows = [(str(name).strip(), ",".join(map(str, color))) for name, color in content.items()]
-        return [_colored(path, index, *row, f"{row[0]}: [{row[1]}]") for index, row in enumerate(rows)]
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds neither a list of names nor names by number; {_REMEDY}")
+    if all(type(name) is str and isinstance(color, list) for name, color in content.items()):
+        rows = [(name.strip(), ",".join(map(str, color))) for name, color in content.items()]
+        return [_colored(path, index, *row, f"{row[0]}: [{row[1]}]") for index, row in enumerate(rows)]
     return [_numbered(path, index, name) for index, name in content.items()]
 
 

@@ -75,7 +75,7 @@ def class_values(
         known = {color_code(color): value for color, value in (colors or usual or {}).items()}
         strange = [value for value in values.tolist() if value not in known]
         if strange:
-            told = ", ".join(map(colour_text, strange[:_TOLD]))
+            told = ", ".join(map(color_text, strange[:_TOLD]))
             more = f" and {len(strange) - _TOLD} more" if len(strange) > _TOLD else ""
             raise InputError(
                 f"{path} holds the RGB colour {told}{more}, and no class is said to have it; give a file of names with "
@@ -89,7 +89,7 @@ def class_values(
     return np.asarray(table[places])
 
 
-def colour_text(code: int) -> str:
+def color_text(code: int) -> str:
     """Return R + 256 G + 65536 B as (R, G, B)."""
     return f"({code & 255}, {code >> 8 & 255}, {code >> 16})"
 

@@ -340,12 +340,11 @@ def _match(name: PurePosixPath, by_name: Mapping[str, Sequence[Path]]) -> Path |
     """Return the picture of that name; of several the one whose folders agree the furthest."""
     # URLs are percent-encoded, and so are paths of uploads
     plain = PurePosixPath(unquote(str(name)))
-    called = [text for stated in (name, plain) for text in (stated.name, _UPLOAD.sub("", stated.name))]
+    called = (name.name, _UPLOAD.sub("", name.name), plain.name, _UPLOAD.sub("", plain.name))
     paths: Sequence[Path] = next((by_name[text] for text in called if text in by_name), ())
-    name = plain
     if len(paths) < 2:
         return paths[0] if paths else None
-    agreeing = [_agreeing(path.parts[-2::-1], name.parts[-2::-1]) for path in paths]
+    agreeing = [_agreeing(path.parts[-2::-1], plain.parts[-2::-1]) for path in paths]
     best = [path for path, count in zip(paths, agreeing, strict=True) if count == max(agreeing)]
     if len(best) > 1:
         raise InputError(f"{best[0]} and {best[1]} may both be its picture {name}; keep one, or rename")

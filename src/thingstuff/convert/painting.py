@@ -116,8 +116,10 @@ def paint(labels: SourceLabels, rules: PaintRules) -> tuple[Painted, PaintReport
     ids = _segment_ids([(item.name, item.drawn.segment_id) for item in kept], rules.categories)
     table = np.zeros(len(areas), dtype=np.int32)
     table[[item.segment for item in kept]] = ids
+    things = {rules.categories.names[label] for label in rules.categories.thing_labels}
     segments = [
-        PaintedSegment(segment_id, item.name, item.drawn.iscrowd, dict(item.drawn.marks))
+        # a crowd is many things in one segment: of stuff there is but one segment anyway
+        PaintedSegment(segment_id, item.name, item.drawn.iscrowd and item.name in things, dict(item.drawn.marks))
         for item, segment_id in zip(kept, ids, strict=True)
     ]
     table = table[owners]
@@ -176,7 +178,7 @@ def areas_and_boxes(
 def _items(objects: Iterable[SourceObject], rules: PaintRules, report: PaintReport) -> list[_Item]:
     categories = rules.categories
     things = dict(zip(categories.names, categories.things, strict=True))
-    stuff: dict[tuple[str, bool, bool], int] = {}
+    stuff: dict[tuple[str, bool], int] = {}
     items: list[_Item] = []
     segments = 0
     for position, drawn in enumerate(objects):
@@ -189,7 +191,7 @@ def _items(objects: Iterable[SourceObject], rules: PaintRules, report: PaintRepo
         if things[name]:
             segment = segments = segments + 1
         else:
-            segment = stuff.setdefault((name, drawn.iscrowd, bool(drawn.marks.get(FILLED))), segments + 1)
+            segment = stuff.setdefault((name, bool(drawn.marks.get(FILLED))), segments + 1)
             segments = max(segments, segment)
         items.append(_Item(drawn, name, segment, position))
     return items

@@ -17,7 +17,7 @@ from thingstuff.convert.class_names import Legend, NamedClass, legend_of, read_c
 from thingstuff.convert.label_maps import (
     LabelMap,
     class_values,
-    colour_text,
+    color_text,
     read_label_map,
     refuse_missing,
     split_name,
@@ -192,13 +192,13 @@ def _names(path: Path, layouts: Sequence[_Layout], options: SourceOptions) -> tu
         return read_class_names(file)
     maps = _first_maps(layouts[0].maps)
     by_color = bool(maps) and maps[0].rgb
-    seen = [colour_text(value) if by_color else str(value) for value in sorted(_values(maps))]
+    seen = [color_text(value) if by_color else str(value) for value in sorted(_values(maps))]
     told = ", ".join(seen[:_SHOWN]) + (f" and {len(seen) - _SHOWN} more" if len(seen) > _SHOWN else "")
     shown = f" (the first {len(maps)} maps hold {'the colours ' if by_color else ''}{told})" if maps else ""
-    remedy = "a line 'road:128,64,128' for each colour" if by_color else "a line each from 0 or numbered such as '7: road'"
+    remedy = "such as 'road:128,64,128'" if by_color else "from 0 or numbered such as '7: road'"
     raise InputError(
         f"{layouts[0].maps}: nothing says what the {'colours' if by_color else 'values'} mean{shown}; give their names "
-        f"(--names FILE), {remedy}"
+        f"(--names FILE), a line each {remedy}"
     )
 
 

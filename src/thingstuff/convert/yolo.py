@@ -33,6 +33,7 @@ _NAMES = "classes.txt"
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 _OPTIONAL = "test"  # data.yaml often names one that was never made
 _LARGEST_YAML = 1 << 20  # bytes
+_SIGNS = (re.compile(r"^\s*names\b", re.MULTILINE), re.compile(r"^\s*(train|val|test)\w*\s*:", re.MULTILINE))
 _LINE = re.compile(r"\d+(\.0*)?(\s+-?\d+(\.\d*)?(e-?\d+)?){4,}\s*")
 _LOOKED_AT = 50  # text files, of which the first may be empty
 _FARTHEST = 0.5  # outside the picture, in its width or height: more is no share but pixels
@@ -160,17 +161,36 @@ def _yaml_file(path: Path) -> Path | None:
     for file in candidates:
         if file.suffix.lower() in (".yaml", ".yml") and file.is_file() and file.stat().st_size <= _LARGEST_YAML:
             try:
-                content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-            except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError):
+                content = _load(file)
+            except InputError:
+                if _seems_ours(file):  # what is wrong with it is told when it is opened
+                    return file
                 continue
-            if isinstance(content, dict) and "names" in content and {"train", "val", "validation", "test"} & {*content}:
+            if "names" in content and {"train", "val", "validation", "test"} & {*content}:
                 return file
     return None
 
 
+def _seems_ours(file: Path) -> bool:
+    """Whether a file that is no YAML, or none in UTF-8, speaks of names and splits."""
+    try:
+        text = file.read_bytes().replace(b"\0", b"").decode(errors="ignore")
+    except OSError:
+        return False
+    return all(sign.search(text) for sign in _SIGNS)
+
+
 def _load(file: Path) -> dict[str, Any]:
-    content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    return {str(key): value for key, value in content.items()}
+    """Return what a YAML says, nothing where that is no mapping; raises `InputError` where it is no YAML."""
+    text = _read_text(file)
+    try:
+        content = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f": line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{file}{line}: it is no YAML ({error.problem}); correct it") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{file} is no YAML ({error}); correct it") from None
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def _entries(file: Path, content: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -258,6 +278,8 @@ def _listed(file: Path, content: Mapping[str, Any], path: Path) -> list[Path]:
 def _of_folder(path: Path) -> tuple[list[SourcePicture], set[str]]:
     """Return the pictures in images/, and the splits that folders in it are named after."""
     images = path / "images"
+    if path.is_file():
+        _load(path)  # tells where it is no YAML
     if not images.is_dir():
         what = (
             "has neither a YAML with train, val and names nor images/"

@@ -13,7 +13,8 @@ from jaxtyping import Int32
 from thingstuff.data.coco import id_faults
 from thingstuff.errors import InputError, raise_problems
 from thingstuff.evaluation.counting import overlaps
-from thingstuff.evaluation.file_pairs import CALLS, PairPaths, SideFiles, picture_name, scored
+from thingstuff.evaluation.file_pairs import CALLS, PairPaths, scored
+from thingstuff.evaluation.picture_side import SideFiles, picture_name
 from thingstuff.evaluation.pq import Progress
 from thingstuff.evaluation.problems import ProblemFile, Problems
 from thingstuff.evaluation.segments import ImageId, ScoredPicture, TruthSegment, segment_areas

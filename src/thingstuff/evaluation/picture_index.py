@@ -249,8 +249,11 @@ class PictureIndex:
 
     def _rows(self, query: str, *values: object) -> Iterator[tuple[Any, ...]]:
         try:
-            yield from self._database.execute(query, values)
-        except sqlite3.Error as error:
+            cursor = self._database.execute(query, values)
+            # `yield from` would close the cursor when this is let go of, which fails where the database is closed first
+            while (row := cursor.fetchone()) is not None:
+                yield row
+        except sqlite3.OperationalError as error:  # others are faults of ours, such as use after `close`
             raise _no_room(error) from None
 
     def _change(self, query: str, rows: Iterable[Sequence[object]] | None = None) -> None:
@@ -259,7 +262,7 @@ class PictureIndex:
                 self._database.execute(query)
             else:
                 self._database.executemany(query, rows)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise _no_room(error) from None
 
 
@@ -312,5 +315,5 @@ def _same(found: object, image_id: ImageId) -> bool:
     return isinstance(found, int | str) and _number(found) == _number(image_id) is not None
 
 
-def _no_room(error: sqlite3.Error) -> InputError:
+def _no_room(error: sqlite3.OperationalError) -> InputError:
     return InputError(f"temporary disk space cannot be used ({error}); free some, or name another folder as TMPDIR")

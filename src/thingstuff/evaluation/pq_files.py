@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from thingstuff.errors import InputError
-from thingstuff.evaluation.file_pairs import CALLS, PairComparison, PairPaths, SideFiles, picture_name
+from thingstuff.evaluation.file_pairs import CALLS, PairComparison, PairPaths
 from thingstuff.evaluation.like_panopticapi import PairsLikePanopticapi
 from thingstuff.evaluation.picture_index import PictureIndex
+from thingstuff.evaluation.picture_side import SideFiles, picture_name
 from thingstuff.evaluation.pq import PQAccumulator, Progress
 from thingstuff.evaluation.problems import EvaluationProblemsError, ProblemFile, Problems, tell_filled
 from thingstuff.evaluation.segments import ImageId, ScoredPicture

@@ -1,6 +1,6 @@
 """What is wrong with the files of an evaluation: every fault by its kind, in words that say what to do."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,12 +117,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        places = [self.file]
-        if self.image_id is not None:
-            places.append(f"image {shown(self.image_id)}")
-        if self.segment_id is not None:
-            places.append(f"segment {self.segment_id}")
-        return ": ".join([*places, self.message])
+        return placed(self.file, self.image_id, self.segment_id, self.message)
 
 
 class Problems:
@@ -168,9 +163,7 @@ class Problems:
                 continue
             head = "note" if kind.note else f"{name} ({len(found):,})"
             lines.append(f"{head}: {kind.meaning}" + ("" if kind.note else f" [--lenient {kind.lenient}]"))
-            lines += [f"  - {problem}" for problem in found[:examples]]
-            if len(found) > examples:
-                lines.append(f"  and {len(found) - examples:,} more")
+            lines += listed(found, len(found), examples)
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -211,6 +204,19 @@ class ProblemFile:
 def tell_filled(tell: ProblemFile, count: int) -> None:
     """Write down how many segments of the ground truth were left out because a model filled them in."""
     tell("filled segments", f"{count:,} segment{' carries' if count == 1 else 's carry'} the mark '{FILLED}'")
+
+
+def placed(file: str, image_id: ImageId | None, segment_id: int | None, message: str) -> str:
+    """Return a message behind the file, the picture and the segment it is about, as far as it is about one."""
+    image = [] if image_id is None else [f"image {shown(image_id)}"]
+    segment = [] if segment_id is None else [f"segment {segment_id}"]
+    return ": ".join([file, *image, *segment, message])
+
+
+def listed(found: Sequence[object], count: int, examples: int) -> list[str]:
+    """Return a line for each of the first `examples` found, and one for how many more there are of `count`."""
+    lines = [f"  - {one}" for one in found[:examples]]
+    return [*lines, f"  and {count - examples:,} more"] if count > examples else lines
 
 
 def shown(value: object) -> str:

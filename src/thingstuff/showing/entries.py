@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from thingstuff.data.coco import SplitPaths, locate
 from thingstuff.evaluation.file_categories import read_categories
-from thingstuff.evaluation.file_pairs import leads_out
+from thingstuff.evaluation.picture_side import leads_out
 from thingstuff.evaluation.problems import ProblemFile, shown
 from thingstuff.io import Kind, Size, field_fault, read_sections
 from thingstuff.panoptic import Categories, Color

@@ -25,7 +25,10 @@ _MESSAGE = 400
 
 @dataclass(frozen=True)
 class Shown:
-    """All that a page speaks of; `made` goes with `entries`, `sheets` are names of files beside the page."""
+    """All that a page speaks of; `made` goes with `entries`, `sheets` are names of files beside the page.
+
+    `total` is how many pictures the data set has in these splits, shown or not.
+    """
 
     title: str
     splits: tuple[str, ...]
@@ -34,6 +37,7 @@ class Shown:
     classes: ShownClasses
     findings: Findings | None
     sheets: tuple[str, ...]
+    total: int
 
 
 class ClassRow(NamedTuple):
@@ -147,6 +151,7 @@ def _index(shown: Shown) -> str:
         title=shown.title,
         splits=shown.splits,
         pictures=len(shown.entries),
+        total=shown.total,
         faulty=sum(1 for made in shown.made if made.faults),
         has_crowds=any(count.kinds & 2 for made in shown.made for count in made.counts),
         has_filled=any(count.kinds & 4 for made in shown.made for count in made.counts),

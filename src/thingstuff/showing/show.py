@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from thingstuff import __version__
@@ -51,13 +52,16 @@ def show(
         raise InputError(f"{data} has no split: no panoptic_*.json is in it or in annotations/ in it")
     read = {split: read_entries(data, split) for split in names}
     classes = join_classes({split: categories for split, (categories, _) in read.items()})
-    entries = _chosen([entry for _, found in read.values() for entry in found], limit, findings)
+    everything = [entry for _, found in read.values() for entry in found]
+    entries = _chosen(everything, limit, findings)
     if not entries:
         raise InputError(f"{data} has no pictures in split {', '.join(names)}: the lists of images are empty")
     _claim(out)
     title = clean(data.resolve().name)
-    made, sheets = _make(out, title, entries, classes, workers, progress)
-    shown = Shown(title, names, tuple(entries), made, classes, findings, tuple(sheet.path.name for sheet in sheets))
+    some = f" ({len(entries):,} of {len(everything):,} pictures)" if len(entries) < len(everything) else ""
+    made, sheets = _make(out, title + some, entries, classes, workers, progress)
+    files = tuple(sheet.path.name for sheet in sheets)
+    shown = Shown(title, names, tuple(entries), made, classes, findings, files, len(everything))
     written = write_pages(out, shown)
     _remove_old(out, {*written, *shown.sheets, *(f"{m.name}.{kind}" for m in made for kind in ("jpg", "js"))})
     return out / "index.html"
@@ -103,14 +107,16 @@ def _make(
     """Make the files of all pictures, then the contact sheets."""
     total = len(entries) + -(-len(entries) // PER_SHEET)
     made: list[Made] = []
-    for picture in in_processes(PictureMaker(out, classes), entries, workers):
-        made.append(picture)
-        if progress is not None:
-            progress(len(made), total)
+    with closing(in_processes(PictureMaker(out, classes), entries, workers)) as pictures:
+        for picture in pictures:
+            made.append(picture)
+            if progress is not None:
+                progress(len(made), total)
     sheets = _sheets(out, title, entries, made, classes)
-    for done, _ in enumerate(in_processes(draw_sheet, sheets, workers), len(made) + 1):
-        if progress is not None:
-            progress(done, total)
+    with closing(in_processes(draw_sheet, sheets, workers)) as drawn:
+        for done, _ in enumerate(drawn, len(made) + 1):
+            if progress is not None:
+                progress(done, total)
     return tuple(made), sheets
 
 
