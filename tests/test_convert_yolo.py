@@ -207,6 +207,7 @@ def test_other_folders_are_not_claimed(tmp_path: Path) -> None:
         ("val: images/val\nnames:\n\t0: car\n", "line 3: it is no YAML .*character.*; correct it"),
         ("val: images/val\nnames: [car, tree\n", "line 3: it is no YAML"),
         ("val: images/val\nnames\n  0: car\n", "line 3: it is no YAML"),
+        ("val: [\n", "line 2: it is no YAML"),
         ("val: images/val\nnames: [car\x07]\n", "is no YAML .*special characters"),
     ],
 )

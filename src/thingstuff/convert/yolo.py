@@ -172,12 +172,13 @@ def _yaml_file(path: Path) -> Path | None:
 
 
 def _seems_ours(file: Path) -> bool:
-    """Whether a file that is no YAML, or none in UTF-8, speaks of names and splits."""
+    """Whether a file that is no YAML, or none in UTF-8, speaks of names and splits; of either, by its usual names."""
     try:
         text = file.read_bytes().replace(b"\0", b"").decode(errors="ignore")
     except OSError:
         return False
-    return all(sign.search(text) for sign in _SIGNS)
+    found = [sign.search(text) is not None for sign in _SIGNS]
+    return any(found) if file.name in _YAML else all(found)
 
 
 def _load(file: Path) -> dict[str, Any]:
