@@ -14,9 +14,7 @@ Components = Annotated[
 ]
 FillMap = Annotated[Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")]
 
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace an earlier conversion there; not with --as.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion there; not with --as.")]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out pictures that cannot be converted.")]
 Rim = Annotated[
     int | None, typer.Option(min=0, help="Pixels around drawn things left void; 1 % of the shorter side if not given.")
