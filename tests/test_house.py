@@ -275,7 +275,7 @@ ANYTHING = {"cli", "cli_data", "demo"}  # commands: nothing but another command 
 LAZILY = {
     "panoptic": {"thingstuff.drawing.overlay", "thingstuff.coco_writing.write_coco_panoptic"},
     "models.base": {"thingstuff.io.read_picture"},
-    "convert_command": {"thingstuff.filling.ModelFiller"},
+    "convert_command": {"thingstuff.filling.ModelFiller", "thingstuff.filling.DEFAULT_MODEL"},
     "evaluating": {"thingstuff.model_evaluation.evaluate_as_asked"},
 }
 

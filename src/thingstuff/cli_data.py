@@ -12,6 +12,8 @@ Copy = Annotated[bool, typer.Option("--copy", help="Copy the pictures instead of
 Components = Annotated[
     bool, typer.Option("--components", help="Things of semantic PNGs are their connected components.")
 ]
+FillStuff = Annotated[bool, typer.Option("--fill-stuff", help="Fill unlabelled pixels with COCO's stuff, by DETR.")]
+FillStuffWith = Annotated[str | None, typer.Option(help="The model to fill with, such as runs/a or a name on the hub.")]
 FillMap = Annotated[Names, typer.Option(help="MODEL'S=YOURS, or MODEL'S= to leave a class out: a=b,c=; repeatable.")]
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion there; not with --as.")]
@@ -50,9 +52,8 @@ def convert(
         str | None, typer.Option(help="Regular expression: pictures of one match stay in one split.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Another one splits otherwise.")] = 0,
-    fill_stuff_with: Annotated[
-        str | None, typer.Option(help="Model that fills unlabelled pixels, such as detr-panoptic-r50.")
-    ] = None,
+    fill_stuff: FillStuff = False,
+    fill_stuff_with: FillStuffWith = None,
     fill_things: Annotated[
         bool, typer.Option("--fill-things", help="Fill in its things of other classes, too.")
     ] = False,

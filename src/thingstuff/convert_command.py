@@ -49,6 +49,7 @@ class Request:
     split: str | None = None
     group: str | None = None
     seed: int = 0
+    fill_stuff: bool = False
     fill_stuff_with: str | None = None
     fill_things: bool = False
     fill_map: Sequence[str] | None = None
@@ -140,12 +141,14 @@ def _export(request: Request, console: "Console") -> None:
 
 
 def _filler(request: Request, source: Source, rules: ClassRules) -> "Filler | None":
-    if request.fill_stuff_with is None:
+    if request.fill_stuff_with is None and not request.fill_stuff:
         about = ("fill_things", "fill_map", "rim", "min_score")
         for name in sorted(request.given.intersection(about)):
-            raise InputError(f"--{name.replace('_', '-')} speaks of filling in; give --fill-stuff-with MODEL too")
+            raise InputError(
+                f"--{name.replace('_', '-')} speaks of filling in; give --fill-stuff or --fill-stuff-with MODEL too"
+            )
         return None
-    from thingstuff.filling import ModelFiller
+    from thingstuff.filling import DEFAULT_MODEL, ModelFiller
 
     fill_rules = FillRules(
         rim=request.rim,
@@ -154,7 +157,8 @@ def _filler(request: Request, source: Source, rules: ClassRules) -> "Filler | No
     )
     own = plan_classes(source.classes, rules)
     renamed = parse_fill_map(",".join(request.fill_map)) if request.fill_map else None
-    return ModelFiller.load(request.fill_stuff_with, own, renamed=renamed, things=request.fill_things, rules=fill_rules)
+    weights = request.fill_stuff_with or DEFAULT_MODEL
+    return ModelFiller.load(weights, own, renamed=renamed, things=request.fill_things, rules=fill_rules)
 
 
 def _overlap(name: str) -> Overlap:
@@ -187,7 +191,8 @@ def _tell(conversion: Conversion, request: Request, console: "Console") -> None:
     for table in report.tables():
         console.print(table)
     if report.broken:
-        _say(console, f"left out: {len(report.broken):,} pictures that could not be converted")
+        count = len(report.broken)
+        _say(console, f"left out: {count:,} picture{'s' * (count != 1)} that could not be converted")
         for text in report.broken[:_BROKEN_SHOWN]:
             _say(console, f"  - {text}")
     if conversion.earlier:

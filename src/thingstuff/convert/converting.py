@@ -234,9 +234,14 @@ def _convert(source: Source, rules: ConvertRules, ledger: Ledger, how: _How) -> 
 
 def _broken(work: _Work, tasks: Sequence[_Task], how: _How) -> dict[str, str]:
     """Return what is wrong with pictures that cannot be converted, by key, without writing anything."""
+    broken: dict[str, str] = {}
     with closing(in_processes(_Trial(work), tasks, how.workers)) as results:
-        found = zip(tasks, results, strict=True)
-        return {task.picture.key: fault for task, fault in found if fault is not None}
+        for number, (task, fault) in enumerate(zip(tasks, results, strict=True), 1):
+            if fault is not None:
+                broken[task.picture.key] = fault
+            if how.progress:
+                how.progress(number, len(tasks))
+    return broken
 
 
 def _refuse_broken(problems: Mapping[str, str], tasks: Sequence[_Task], how: _How) -> None:
