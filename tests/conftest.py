@@ -5,7 +5,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+# Several processes share the cores: torch's own threads would get in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("thingstuff", "beartype.beartype").__enter__()
 
