@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from made_labels import make_labels
 from thingstuff import checkpoint
@@ -121,6 +122,7 @@ def test_broken_pictures_are_told_and_left_out_on_request(labels: Path, capsys: 
 
 def test_stuff_is_filled_in_left_out_and_filled_again(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:
     categories = Categories(("disc", "sea", "sky"), (True, False, False), (1, 2, 3))
+    torch.manual_seed(0)
     model = create("panoptic-fpn-tiny", categories)
     checkpoint.save(Path("w.safetensors"), model)
     fill = ["--fill-stuff-with", "w.safetensors", "--min-score", 0, "--rim", 2, "--workers", 1]
@@ -128,6 +130,7 @@ def test_stuff_is_filled_in_left_out_and_filled_again(labels: Path, capsys: pyte
     marked = [
         s for a in read_json("filled/panoptic_train.json")["annotations"] for s in a["segments_info"] if "filled" in s
     ]
+    assert marked
     assert all(s["filled"]["by"] == "w.safetensors" for s in marked)
     assert call("convert", "filled", "--to", "drawn", "--drop-filled", "--workers", 1) == 0
     left = [s for a in read_json("drawn/panoptic_train.json")["annotations"] for s in a["segments_info"]]

@@ -11,32 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from thingstuff.convert.classes import ClassPlan, ClassRules, plan_classes
 from thingstuff.convert.conversion_report import ConversionReport, report_of
 from thingstuff.convert.dataset_files import write_data_set, written_categories
-from thingstuff.convert.ledger import FOLDER, Done, Ledger, fingerprint, stamp
-from thingstuff.convert.painting import (
-    Filler,
-    Overlap,
-    Painted,
-    PaintReport,
-    PaintRules,
-    areas_and_boxes,
-    paint,
-    with_background,
-)
-from thingstuff.convert.picture_links import place_picture
+from thingstuff.convert.ledger import FOLDER, Done, Ledger
+from thingstuff.convert.painting import Filler, Overlap, PaintRules
+from thingstuff.convert.picture_work import Drawn, Finish, Task, Trial, Work, WorkAndFinish, name_in_split
 from thingstuff.convert.pool import in_processes
-from thingstuff.convert.source import Source, SourceClass, SourceLabels, SourcePicture
+from thingstuff.convert.source import Source, SourceClass, SourcePicture
 from thingstuff.convert.splits import SplitRules
-from thingstuff.data.coco import FILLED
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import check_picture_size, write_id_map
-from thingstuff.panoptic import Categories
 
 Progress = Callable[[int, int], None]
 _MARKED = ("coco-panoptic", "coco-instances")  # formats in which a segment keeps its marks
@@ -64,110 +50,6 @@ class Conversion:
     report: ConversionReport
     jsons: tuple[Path, ...]
     earlier: int
-
-
-class _Task(NamedTuple):
-    picture: SourcePicture
-    split: str
-    image_id: int | str
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A picture's way from labels to a map, in any process; returns what is wrong in words where it cannot be done."""
-
-    read: Callable[[SourcePicture], SourceLabels]
-    rules: PaintRules
-    drop_filled: bool
-
-    def __call__(self, task: _Task) -> "_Drawn | str":
-        picture = task.picture
-        try:
-            labels = self.read(picture)
-            check_picture_size(picture.picture, labels.size)
-            if self.drop_filled:
-                kept = tuple(o for o in labels.objects if not o.marks.get(FILLED))
-                labels = labels._replace(objects=kept)
-            painted, report = paint(labels, self.rules)
-        except InputError as error:
-            text = str(error)
-            named = any(str(path) in text for path in (picture.picture, *picture.labels))
-            return text if named else f"{(picture.labels or (picture.picture,))[0]}: {picture.key}: {text}"
-        return _Drawn(task, painted, report, labels.notes)
-
-
-class _Drawn(NamedTuple):
-    task: _Task
-    painted: Painted
-    report: PaintReport
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Finish:
-    """Writes a painted picture's files and returns its entry for the ledger."""
-
-    out: Path
-    copy: bool
-    background: str | None
-    categories: Categories
-
-    def __call__(self, drawn: _Drawn) -> Done:
-        task, painted = drawn.task, drawn.painted
-        if self.background is not None:
-            painted = with_background(painted, self.background, self.categories)
-        picture, map_name = _names(task)
-        (self.out / map_name).parent.mkdir(parents=True, exist_ok=True)
-        write_id_map(self.out / map_name, painted.ids)
-        place_picture(task.picture.picture, self.out / picture, self.copy)
-        measured = areas_and_boxes(painted.ids, [s.id for s in painted.segments])
-        segments: list[dict[str, Any]] = []
-        things = dict(zip(self.categories.names, self.categories.things, strict=True))
-        for segment, (area, box) in zip(painted.segments, measured, strict=True):
-            entry = {"id": segment.id, "category_id": segment.name, "area": area, "bbox": list(box)}
-            kind = {"iscrowd": int(segment.iscrowd), "isthing": int(things[segment.name])}
-            segments.append({**segment.marks, **entry, **kind})
-        height, width = painted.ids.shape
-        image = {**task.picture.extra, "id": task.image_id, "file_name": _inner(picture)}
-        return Done(
-            task.picture.key,
-            fingerprint(task.picture),
-            task.split,
-            picture,
-            map_name,
-            stamp(self.out / map_name),
-            {**image, "width": width, "height": height},
-            segments,
-            {
-                "overlaps": [[*pair, n] for pair, n in drawn.report.overlaps.items()],
-                "dropped": [[*what, n] for what, n in drawn.report.dropped.items()],
-                "notes": list(drawn.notes),
-                "void": int(np.count_nonzero(painted.ids == 0)),
-            },
-        )
-
-
-@dataclass(frozen=True)
-class _WorkAndFinish:
-    """Both in one process, where nothing has to happen between."""
-
-    work: _Work
-    finish: _Finish
-
-    def __call__(self, task: _Task) -> Done | str:
-        drawn = self.work(task)
-        return drawn if isinstance(drawn, str) else self.finish(drawn)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """Says what is wrong with a picture, and writes nothing."""
-
-    work: _Work
-
-    def __call__(self, task: _Task) -> str | None:
-        drawn = self.work(task)
-        return drawn if isinstance(drawn, str) else None
 
 
 def convert(
@@ -212,14 +94,14 @@ class _How:
 def _convert(source: Source, rules: ConvertRules, ledger: Ledger, how: _How) -> Conversion:
     plan, tasks = _prepare(source, rules, how, ledger)
     kinds = dict(zip(plan.categories.names, plan.categories.things, strict=True))
-    work = _Work(source.read, PaintRules(plan.names, plan.categories, rules.overlap, rules.min_area), rules.drop_filled)
+    work = Work(source.read, PaintRules(plan.names, plan.categories, rules.overlap, rules.min_area), rules.drop_filled)
     if ledger.replaces:
         # nothing of the earlier conversion is touched before it is known that the new one can be made
         _refuse_broken(_broken(work, tasks, how), tasks, how)
         ledger.replace()
     ledger.keep_categories(dict(zip(plan.categories.names, plan.categories.ids, strict=True)))
     todo = [task for task in tasks if not ledger.current(task.picture, task.split, kinds)]
-    finish = _Finish(ledger.out, how.copy, rules.classes.background, plan.categories)
+    finish = Finish(ledger.out, how.copy, rules.classes.background, plan.categories)
     problems = _work_off(work, finish, ledger, todo, how, len(tasks) - len(todo))
     _refuse_broken(problems, tasks, how)
     converted = [ledger.done[task.picture.key] for task in tasks if task.picture.key not in problems]
@@ -232,10 +114,10 @@ def _convert(source: Source, rules: ConvertRules, ledger: Ledger, how: _How) -> 
     return Conversion(ledger.out, report, jsons, len(tasks) - len(todo))
 
 
-def _broken(work: _Work, tasks: Sequence[_Task], how: _How) -> dict[str, str]:
+def _broken(work: Work, tasks: Sequence[Task], how: _How) -> dict[str, str]:
     """Return what is wrong with pictures that cannot be converted, by key, without writing anything."""
     broken: dict[str, str] = {}
-    with closing(in_processes(_Trial(work), tasks, how.workers)) as results:
+    with closing(in_processes(Trial(work), tasks, how.workers)) as results:
         for number, (task, fault) in enumerate(zip(tasks, results, strict=True), 1):
             if fault is not None:
                 broken[task.picture.key] = fault
@@ -244,7 +126,7 @@ def _broken(work: _Work, tasks: Sequence[_Task], how: _How) -> dict[str, str]:
     return broken
 
 
-def _refuse_broken(problems: Mapping[str, str], tasks: Sequence[_Task], how: _How) -> None:
+def _refuse_broken(problems: Mapping[str, str], tasks: Sequence[Task], how: _How) -> None:
     if problems and (not how.skip_broken or len(problems) == len(tasks)):
         remedy = "" if how.skip_broken else ", or leave them out with --skip-broken"
         heading = f"{len(problems)} of {len(tasks)} pictures cannot be converted; mend them and run this again{remedy}:"
@@ -269,7 +151,7 @@ def _check(source: Source, rules: ConvertRules, filler: Filler | None) -> None:
         raise InputError("--background leaves nothing to fill in; give it or --fill-stuff-with, not both")
 
 
-def _prepare(source: Source, rules: ConvertRules, how: _How, ledger: Ledger) -> tuple[ClassPlan, list[_Task]]:
+def _prepare(source: Source, rules: ConvertRules, how: _How, ledger: Ledger) -> tuple[ClassPlan, list[Task]]:
     """Plan everything before anything is written, so that whatever is wrong with the rules is told first."""
     splits = {p.key: rules.splits.split_of(p) for p in source.pictures}
     _check_names(source.pictures, splits)
@@ -277,11 +159,11 @@ def _prepare(source: Source, rules: ConvertRules, how: _How, ledger: Ledger) -> 
     ledger.open(how.overwrite)
     plan = plan_classes(source.classes, rules.classes, _filled(how.filler), ledger.category_ids)
     image_ids = _image_ids(source.pictures, splits, ledger)
-    return plan, [_Task(p, splits[p.key], image_ids[p.key]) for p in source.pictures]
+    return plan, [Task(p, splits[p.key], image_ids[p.key]) for p in source.pictures]
 
 
 def _work_off(
-    work: _Work, finish: _Finish, ledger: Ledger, todo: Sequence[_Task], how: _How, earlier: int
+    work: Work, finish: Finish, ledger: Ledger, todo: Sequence[Task], how: _How, earlier: int
 ) -> dict[str, str]:
     """Convert pictures, write each down, and return what is wrong with those that cannot be converted, by key."""
     ledger.begin(task.picture.key for task in todo)
@@ -298,9 +180,9 @@ def _work_off(
     return problems
 
 
-def _results(work: _Work, finish: _Finish, todo: Sequence[_Task], how: _How) -> Iterator[Done | str]:
+def _results(work: Work, finish: Finish, todo: Sequence[Task], how: _How) -> Iterator[Done | str]:
     if how.filler is None:
-        with closing(in_processes(_WorkAndFinish(work, finish), todo, how.workers)) as results:
+        with closing(in_processes(WorkAndFinish(work, finish), todo, how.workers)) as results:
             yield from results
         return
     with closing(in_processes(work, todo, how.workers)) as all_drawn:
@@ -308,7 +190,7 @@ def _results(work: _Work, finish: _Finish, todo: Sequence[_Task], how: _How) -> 
             yield drawn if isinstance(drawn, str) else _filled_in(drawn, finish, how.filler)
 
 
-def _filled_in(drawn: _Drawn, finish: _Finish, filler: Filler) -> Done | str:
+def _filled_in(drawn: Drawn, finish: Finish, filler: Filler) -> Done | str:
     # a model answers in this process alone, one picture after the other
     try:
         painted = filler(drawn.task.picture.picture, drawn.painted)
@@ -337,22 +219,6 @@ def _settings(source: Source, rules: ConvertRules, filler: Filler | None, copy: 
     }
 
 
-def _names(task: _Task) -> tuple[str, str]:
-    """Return where a picture and its map go, as paths in the data set's folder."""
-    name, suffix = _name_in_split(task.picture, task.split), task.picture.picture.suffix
-    return f"{task.split}/{name}{suffix}", f"panoptic_{task.split}/{name}.png"
-
-
-def _name_in_split(picture: SourcePicture, split: str) -> str:
-    # a source whose splits share names has the split in its keys, and the folder says it already
-    return picture.key.removeprefix(f"{split}/") if split == picture.split else picture.key
-
-
-def _inner(name: str) -> str:
-    """Return a path in a split's folder."""
-    return name.partition("/")[2]
-
-
 def _check_names(pictures: Sequence[SourcePicture], splits: Mapping[str, str]) -> None:
     """Raise `InputError` where two pictures would be one file, or a file would lie outside of its folder."""
     seen: dict[tuple[str, str], SourcePicture] = {}
@@ -361,7 +227,7 @@ def _check_names(pictures: Sequence[SourcePicture], splits: Mapping[str, str]) -
         split = splits[picture.key]
         if _UP.search(f"/{picture.key}/") or _DRIVE.match(picture.key):
             raise InputError(f"{picture.picture}: the name {picture.key!r} leads out of the data set; correct it")
-        twin = seen.setdefault((split, _name_in_split(picture, split).casefold()), picture)
+        twin = seen.setdefault((split, name_in_split(picture, split).casefold()), picture)
         if twin is not picture:
             raise InputError(f"{twin.picture} and {picture.picture} would write the same files; rename one of them")
 

@@ -6,16 +6,15 @@ of a picture.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, takewhile
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from thingstuff.convert.label_studio_masks import brush_region, png_region
+from thingstuff.convert.label_studio_names import match, picture_name
 from thingstuff.convert.picture_files import (
-    PICTURE_SUFFIXES,
     checked_size,
     find_pictures,
     given_pictures,
@@ -42,7 +41,6 @@ _SIGN = re.compile(
 )
 _LARGEST = 1e100  # whole numbers in JSON may be longer than a float takes
 _LOOKED_AT = 20  # JSON files of a folder, which may hold one for each picture
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-")
 _KINDS = (  # a value's key -> what it is, and why that has no pixels
     ("rle", "brush", None),
     ("imageDataURL", "bitmask", None),
@@ -280,8 +278,8 @@ def _pictures(file: Path, answers: Sequence[_Answer], folder: Path) -> tuple[Sou
     found, problems = [], []
     for answer in answers:
         try:
-            name = _picture_name(answer.data)
-            picture = _match(name, by_name)
+            name = picture_name(answer.data)
+            picture = match(name, by_name)
         except InputError as error:
             problems.append(f"task {answer.task}: {error}")
             continue
@@ -299,60 +297,6 @@ def _pictures(file: Path, answers: Sequence[_Answer], folder: Path) -> tuple[Sou
             "folder (--pictures)"
         )
     return tuple(found)
-
-
-def _picture_name(data: _Json) -> PurePosixPath:
-    """Return a task's picture, as a path with forward slashes."""
-    if any(
-        isinstance(v, list) and v and all(type(n) is str and _is_picture(_path(n)) for n in v) for v in data.values()
-    ):
-        raise InputError("it has several pictures; Label Studio's tasks must be of one picture each")
-    named = {k: _path(v) for k, v in data.items() if type(v) is str and k != "file_upload" and _is_picture(_path(v))}
-    if "image" in named or len(named) == 1:
-        return named.get("image") or next(iter(named.values()))
-    if named:
-        raise InputError(
-            f"its data name several pictures ({', '.join(named)}); rename the one that is labelled 'image'"
-        )
-    upload = data.get("file_upload")
-    if type(upload) is str and _is_picture(_path(upload)):
-        return _path(upload)
-    raise InputError(f"its data ({', '.join(k for k in data if k != 'file_upload')}) name no picture file; add 'image'")
-
-
-def _path(text: str) -> PurePosixPath:
-    """Return the path in a URL, as it stands; local storage has it in the query (/data/local-files/?d=...)."""
-    path = text
-    if "://" in text or "/local-files" in text:
-        try:
-            url = urlsplit(text)
-        except ValueError:
-            return PurePosixPath(text)
-        path = parse_qs(url.query).get("d", [url.path])[0]
-    return PurePosixPath(path.replace("\\", "/"))
-
-
-def _is_picture(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in PICTURE_SUFFIXES
-
-
-def _match(name: PurePosixPath, by_name: Mapping[str, Sequence[Path]]) -> Path | None:
-    """Return the picture of that name; of several the one whose folders agree the furthest."""
-    # URLs are percent-encoded, and so are paths of uploads
-    plain = PurePosixPath(unquote(str(name)))
-    called = (name.name, _UPLOAD.sub("", name.name), plain.name, _UPLOAD.sub("", plain.name))
-    paths: Sequence[Path] = next((by_name[text] for text in called if text in by_name), ())
-    if len(paths) < 2:
-        return paths[0] if paths else None
-    agreeing = [_agreeing(path.parts[-2::-1], plain.parts[-2::-1]) for path in paths]
-    best = [path for path, count in zip(paths, agreeing, strict=True) if count == max(agreeing)]
-    if len(best) > 1:
-        raise InputError(f"{best[0]} and {best[1]} may both be its picture {name}; keep one, or rename")
-    return best[0]
-
-
-def _agreeing(parts: Iterable[str], others: Iterable[str]) -> int:
-    return len([*takewhile(lambda pair: pair[0] == pair[1], zip(parts, others, strict=False))])
 
 
 def _stated_size(at: str, stated: tuple[Any, Any], picture: Path) -> Size:
