@@ -7,13 +7,16 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from thingstuff.checking.pictures import picture_header
 from thingstuff.coco_writing import write_coco_panoptic
+from thingstuff.convert.picture_files import picture_size
 from thingstuff.errors import InputError, raise_problems
 from thingstuff.io import (
     LARGEST_ID,
@@ -490,3 +493,20 @@ def test_the_orientation_of_a_png_is_found_without_its_pixels(tmp_path: Path, be
         assert image.fp is not None, "decoding would have closed the file"
         image.load()
         assert image.size == (30, 20)
+
+
+@pytest.mark.parametrize("error", [struct.error("unpack requires 4 bytes"), zlib.error("incorrect data check")])
+@pytest.mark.parametrize("read", [picture_size, picture_header, read_picture])
+def test_whatever_a_decoder_raises_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], error: Exception
+) -> None:
+    """Some of Pillow's decoders let errors of unpacking through, which are neither an OSError nor a ValueError."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(path)
+
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(InputError, match="cannot be read"):
+        read(path)

@@ -42,8 +42,8 @@ _OTHER_KINDS = (
     (0, b"MM\0*", "TIFF"),
 )
 _PNG_COLORS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-# What Pillow's decoders raise on damaged files; anything else is a fault that should keep its traceback.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+"""What Pillow\'s decoders raise on damaged files; anything else is a fault that should keep its traceback."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -237,7 +237,7 @@ def _decoding(path: Path, remedy: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise InputError(f"{path} is not there; put the file there or correct the name") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         # Pillow names what it reads from, which is no file to the user
         reason = re.sub(r" ?<_io\.BytesIO[^>]*>", "", str(error))
         raise InputError(f"{path} cannot be read ({reason}); {remedy}") from error

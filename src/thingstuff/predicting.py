@@ -7,12 +7,12 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from thingstuff.coco_writing import MAPS, CocoPanopticWriter
+from thingstuff.convert.picture_files import PICTURE_SUFFIXES
 from thingstuff.errors import InputError
 from thingstuff.io import read_picture, read_sections
 from thingstuff.models.base import PanopticModel
 
 OVERLAYS = "overlays"
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 class PictureFile(NamedTuple):

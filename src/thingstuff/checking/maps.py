@@ -12,7 +12,7 @@ from PIL import Image
 
 from thingstuff.checking.pieces import Pieces
 from thingstuff.errors import InputError
-from thingstuff.io import read_id_map
+from thingstuff.io import UNREADABLE, read_id_map
 
 _MODES = {"P": "palette", "L": "grey", "LA": "grey with alpha", "I": "16-bit grey", "I;16": "16-bit grey", "1": "1-bit"}
 _MODES |= {"I;16B": "16-bit grey"}
@@ -20,7 +20,6 @@ _SPECKS = 8  # unlisted ids of a map, at least, that are taken for traces of com
 _SPECK_PIXELS = 8
 _NEAR = 16  # levels by which compression moves a channel in flat regions
 _SAMPLE = 4096
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 def has_specks(pieces: Pieces, listed: Collection[int]) -> bool:
@@ -40,7 +39,7 @@ def unreadable_kind(path: Path, listed: Collection[int]) -> str:
             if image.format == "PNG" and image.mode in _MODES:
                 return "palette map"
         ids = read_id_map(path)
-    except (InputError, *_UNREADABLE):
+    except (InputError, *UNREADABLE):
         return "unreadable map"
     return "lossy map" if _near_listed(ids, listed) else "unreadable map"
 
@@ -58,7 +57,7 @@ def read_palette_map(path: Path, listed: Collection[int]) -> Int32[np.ndarray, "
             if image.mode in ("P", "L", "LA"):
                 colours = np.asarray(image.convert("RGB")).astype(np.int32)
                 readings.append(colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2])
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
     wanted = {*listed} - {0}
     fitting = [ids for ids in readings if wanted and {*np.unique(ids).tolist()} - {0} == wanted]

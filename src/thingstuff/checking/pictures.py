@@ -14,9 +14,8 @@ from jaxtyping import Int32
 from PIL import Image
 
 from thingstuff.errors import InputError
-from thingstuff.io import Size, exif_orientation, read_picture
+from thingstuff.io import UNREADABLE, Size, exif_orientation, read_picture
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 _ABOUT = 64  # pixels of the shorter side that a hash needs at most
 THUMBNAIL = (8, 8, 3)
@@ -50,7 +49,7 @@ def picture_header(path: Path) -> Header:
             return Header((image.height, image.width), exif_orientation(image))
     except FileNotFoundError:
         raise InputError(f"{path} is not there") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read ({error})") from None
 
 

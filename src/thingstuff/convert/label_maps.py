@@ -3,8 +3,6 @@
 Letters: H W pixels of a picture.
 """
 
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +14,9 @@ from PIL import Image
 
 from thingstuff.convert.shapes import distinct
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import read_id_map
+from thingstuff.io import UNREADABLE, read_id_map
 from thingstuff.panoptic import Color
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 _SPLITS = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
 _TOLD = 5
 
@@ -55,7 +52,7 @@ def read_label_map(path: Path) -> LabelMap:
         raise InputError(f"{path} is not there; put the map of labels there") from None
     except InputError:
         raise
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read ({error}); export the map of labels anew") from None
     return LabelMap(read_id_map(path), rgb=True)
 

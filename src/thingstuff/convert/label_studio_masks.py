@@ -13,6 +13,7 @@ from PIL import Image
 from thingstuff.convert.label_studio_runs import unpack_runs
 from thingstuff.convert.source import Region, Size
 from thingstuff.errors import InputError
+from thingstuff.io import UNREADABLE
 
 _HEADER_BITS = 32 + 5 + 4 * 4
 
@@ -51,7 +52,7 @@ def png_region(url: str, size: Size) -> Region:
             alpha = np.asarray(image.convert("RGBA").getchannel("A"))
     except InputError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise InputError(f"imageDataURL cannot be decoded ({error})") from None
     return Region.of(alpha > 0)
 

@@ -4,7 +4,6 @@ Fields as LabelMe's `_label_file.py` (6.3) and the files of its examples (versio
 """
 
 import base64
-import binascii
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from thingstuff.convert.source import (
     SourcePicture,
 )
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import Kind, field_fault, read_json
+from thingstuff.io import UNREADABLE, Kind, field_fault, read_json
 
 _FORMAT = "labelme"
 _TEXT = Kind("a text", lambda v: type(v) is str and v.strip() != "")
@@ -276,7 +275,7 @@ def _mask(text: Any) -> npt.NDArray[np.bool_]:
     try:
         with Image.open(BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",)) as image:
             pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, binascii.Error, Image.DecompressionBombError):
+    except UNREADABLE:
         raise InputError("mask cannot be read as a PNG in base64") from None
     if pixels.ndim != 2:
         raise InputError("mask is a PNG with colours; one value for each pixel was expected")

@@ -10,7 +10,7 @@ from PIL import Image
 from thingstuff.convert.ledger import FOLDER
 from thingstuff.convert.source import Size, SourceOptions, SourcePicture
 from thingstuff.errors import InputError, raise_problems
-from thingstuff.io import check_picture_size, exif_orientation
+from thingstuff.io import UNREADABLE, check_picture_size, exif_orientation
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 _TOLD = 5
@@ -108,5 +108,5 @@ def picture_size(path: Path) -> Size:
             return (image.width, image.height) if turned else (image.height, image.width)
     except FileNotFoundError:
         raise InputError(f"{path} is not there; put the picture there or correct the name") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read ({error}); replace it by a whole picture") from None
