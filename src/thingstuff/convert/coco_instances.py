@@ -30,7 +30,7 @@ from thingstuff.convert.coco_files import (
 from thingstuff.convert.coco_stuff import SemanticStuff, exported_maps, find_maps, names_in, stuff_of
 from thingstuff.convert.label_maps import split_name
 from thingstuff.convert.picture_files import keys_apart, picture_size
-from thingstuff.convert.shapes import polygon_region, rle_region
+from thingstuff.convert.shapes import LARGEST_NUMBER, polygon_region, rle_region
 from thingstuff.convert.source import (
     BOX_ALONE,
     Region,
@@ -50,7 +50,6 @@ _FLAG = Kind("0 or 1", lambda v: type(v) in (int, bool) and v in (0, 1))
 _SEGMENT_ID = Kind(f"a whole number from 1 to {LARGEST_ID}", lambda v: type(v) is int and 0 < v <= LARGEST_ID)
 _ROBOFLOW = "_annotations.coco.json"
 _CALLED = re.compile(r"(?:train|training|val|valid|validation|test|testing)(?:20\d\d)?", re.IGNORECASE)
-_LARGEST = 1e100  # whole numbers in JSON may be longer than a float takes
 _UNSPLIT = "default"  # of CVAT's export, where nobody named subsets
 _CROWDED = 0.1  # of COCO's own annotations 1 in 100 is a crowd
 _MASKS_AS_CROWDS = (
@@ -313,7 +312,7 @@ def _region(segmentation: Any, size: Size, notes: list[str]) -> Region | None:
         raise InputError(f"{segmentation!r:.60} is neither polygons nor run lengths")
     pieces = segmentation if isinstance(segmentation[0], list) else [segmentation]
     for piece in pieces:
-        if not isinstance(piece, list) or not all(type(v) in (int, float) and abs(v) < _LARGEST for v in piece):
+        if not isinstance(piece, list) or not all(type(v) in (int, float) and abs(v) < LARGEST_NUMBER for v in piece):
             raise InputError(f"the polygon {piece!r:.60} is no list of finite numbers")
     polygons = [[float(v) for v in piece] for piece in pieces if len(piece) >= 6 or len(piece) % 2]
     notes += [_LINE] * (len(pieces) - len(polygons))

@@ -21,7 +21,7 @@ from thingstuff.convert.picture_files import (
     key_of,
     picture_size,
 )
-from thingstuff.convert.shapes import ellipse_region, polygon_region
+from thingstuff.convert.shapes import LARGEST_NUMBER, ellipse_region, polygon_region
 from thingstuff.convert.source import (
     BOX_ALONE,
     Region,
@@ -39,7 +39,6 @@ from thingstuff.io import read_json
 _SIGN = re.compile(
     rb'"(original_width|was_cancelled|completed_by|completions|annotation_id|file_upload)"\s*:|"format"\s*:\s*"rle"'
 )
-_LARGEST = 1e100  # whole numbers in JSON may be longer than a float takes
 _LOOKED_AT = 20  # JSON files of a folder, which may hold one for each picture
 _KINDS = (  # a value's key -> what it is, and why that has no pixels
     ("rle", "brush", None),
@@ -342,6 +341,6 @@ def _share(name: str, value: Any, side: int) -> float:
 
 
 def _number(name: str, value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) < _LARGEST:
+    if type(value) not in (int, float) or not abs(value) < LARGEST_NUMBER:
         raise InputError(f"{name} {value!r:.60} is no finite number")
     return float(value)

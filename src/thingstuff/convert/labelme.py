@@ -26,7 +26,7 @@ from thingstuff.convert.picture_files import (
     picture_size,
     walk,
 )
-from thingstuff.convert.shapes import ellipse_region, polygon_region, rectangle_region, union
+from thingstuff.convert.shapes import LARGEST_NUMBER, ellipse_region, polygon_region, rectangle_region, union
 from thingstuff.convert.source import (
     Region,
     Size,
@@ -48,7 +48,6 @@ _GROUP = Kind("a whole number or null", lambda v: v is None or type(v) is int)
 _POINTS = Kind("a list of points [x, y] of finite numbers", lambda v: type(v) is list and all(map(_is_point, v)))
 _LINES = frozenset({"point", "points", "line", "linestrip"})
 _IGNORE = "__ignore__"  # of LabelMe's converters: pixels that no class is to be learnt from
-_LARGEST = 1e100  # whole numbers in JSON may be longer than a float takes
 _LOOKED_AT = 8  # files, to find out whether a folder holds such JSONs
 _EXPORT = "labelme_export_json {name}, which writes img.png"
 
@@ -308,4 +307,4 @@ def _objects(shapes: Sequence[_Shape]) -> tuple[SourceObject, ...]:
 
 def _is_point(value: Any) -> bool:
     pair = type(value) is list and len(value) == 2
-    return pair and all(type(v) in (int, float) and abs(v) < _LARGEST for v in value)
+    return pair and all(type(v) in (int, float) and abs(v) < LARGEST_NUMBER for v in value)

@@ -18,6 +18,8 @@ from thingstuff.errors import InputError
 _ELLIPSE_CORNERS = 72
 # the tool's own whole numbers hold no more than these, and what it makes of others it writes anywhere
 _MOST_PIXELS = 2**31 - 1
+LARGEST_NUMBER = 1e100
+"""Coordinates of JSON stay below it: whole numbers there may be longer than a float takes."""
 _FARTHEST = 10**8
 _FARTHEST_SIDES = 10  # of a picture's longer side
 _LONGEST = 10**7  # the tool takes some 100 bytes for each pixel of an outline
