@@ -15,9 +15,11 @@ from jaxtyping import config as jaxtyping_config
 from PIL import Image
 from torch import Tensor
 
+from steps_contract import check_every_parameter_has_a_step, check_walk, check_zeroing
 from thingstuff.boxes import boxes_of_masks
 from thingstuff.errors import InputError
 from thingstuff.evaluation.evaluator import evaluate
+from thingstuff.explaining import explain
 from thingstuff.models import create
 from thingstuff.models.base import PanopticModel, Picture
 from thingstuff.panoptic import VOID, Categories, Panoptic, Segment
@@ -178,6 +180,26 @@ class ModelContract:
         assert {s.id: s.area for s in result.segments} == dict(zip(ids.tolist(), counts.tolist(), strict=True))
         assert all(s.score is not None and 0 <= s.score <= 1 and s.source is not None for s in result.segments)
         assert result.categories == CATEGORIES
+
+    # ---- what can be seen inside
+
+    def test_its_walk_is_whole_and_of_the_pass_itself(self, name: str) -> None:
+        model, (picture, truth) = trained(type(self), name), scene()
+        walk = check_walk(model, picture, truth)
+        check_every_parameter_has_a_step(model, walk)
+        check_zeroing(model, picture, thorough=name.endswith("-tiny"), idle=self.idle)
+
+    def test_it_walks_where_it_finds_nothing(self, name: str) -> None:
+        model = self.build(name)
+        self.silence(model)
+        walk = explain(model, *scene(80, 112))
+        assert walk.result.segments == ()
+        assert [step.name for step in walk.steps] == [
+            step.name for step in explain(trained(type(self), name), scene()[0]).steps
+        ]
+        assert all(step.views for step in walk.steps)
+
+    # ---- instances
 
     def test_instances_are_the_scored_things_one_by_one(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         model, (picture, truth) = trained(type(self), name), scene()

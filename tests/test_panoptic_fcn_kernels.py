@@ -12,11 +12,11 @@ from thingstuff.models.panoptic_fcn import PanopticFCNOutput
 from thingstuff.models.panoptic_fcn_kernels import (
     Kernels,
     concatenate,
+    find_peaks,
     fuse_stuff,
     fuse_things,
     pooled,
     stuff_regions,
-    thing_peaks,
 )
 from thingstuff.panoptic import Categories
 from thingstuff.structures import Images
@@ -49,7 +49,11 @@ def slow_peaks(centres: Tensor, smoothing: int, limit: int, threshold: float) ->
 @pytest.mark.parametrize(("smoothing", "limit"), [(3, 100), (5, 100), (3, 4)])
 def test_peaks_are_the_slow_loop(smoothing: int, limit: int) -> None:
     centres, kernels = 2 * noise(3, 9, 11), noise(6, 9, 11, seed=1)
-    found, expected = thing_peaks(centres, kernels, smoothing, limit, 0.55), slow_peaks(centres, smoothing, limit, 0.55)
+    found = find_peaks(centres, smoothing, limit, 0.55).read(kernels)
+    expected = slow_peaks(centres, smoothing, limit, 0.55)
+        find_peaks(centres, smoothing, limit, 0.55).read(kernels),
+        slow_peaks(centres, smoothing, limit, 0.55),
+    )
     assert len(expected) == limit if limit == 4 else len(expected) > 5
     assert found.scores.tolist() == pytest.approx([score for score, *_ in expected], abs=1e-6)
     assert found.labels.tolist() == [c for _, c, _, _ in expected]
@@ -59,15 +63,15 @@ def test_peaks_are_the_slow_loop(smoothing: int, limit: int) -> None:
 def test_a_level_gives_no_more_peaks_than_it_has_cells() -> None:
     """Of all classes together, as in the authors' code: the one cell of a small level is one class's."""
     centres = torch.tensor([0.0, 1.0]).view(2, 1, 1)
-    found = thing_peaks(centres, torch.ones(4, 1, 1), 5, 50, 0.05)
+    found = find_peaks(centres, 5, 50, 0.05).read(torch.ones(4, 1, 1))
     assert found.labels.tolist() == [1]
     p = torch.sigmoid(torch.tensor(1.0)).item()
     assert found.scores.tolist() == pytest.approx([(p + p / 25) / 2])
 
 
 def test_no_peak_passes_or_no_class_is_there() -> None:
-    none = thing_peaks(torch.full((2, 4, 4), -20.0), noise(3, 4, 4), 3, 50, 0.05)
-    without = thing_peaks(torch.zeros(0, 4, 4), noise(3, 4, 4), 3, 50, 0.05)
+    none = find_peaks(torch.full((2, 4, 4), -20.0), 3, 50, 0.05).read(noise(3, 4, 4))
+    without = find_peaks(torch.zeros(0, 4, 4), 3, 50, 0.05).read(noise(3, 4, 4))
     for found in (none, without, stuff_regions(torch.zeros(0, 4, 4), noise(3, 4, 4), 0.05)):
         assert found.vectors.shape == (0, 3)
         assert found.labels.shape == found.scores.shape == (0,)
@@ -164,7 +168,7 @@ def test_all_after_the_network_is_the_plain_formula_s() -> None:
     for i, smoothing in enumerate((3, 3, 3, 5, 5)):
         for found, plain in (
             (
-                thing_peaks(maps.centres[i], maps.kernels[i], smoothing, 50, 0.05),
+                find_peaks(maps.centres[i], smoothing, 50, 0.05).read(maps.kernels[i]),
                 plain_things(maps.centres[i], maps.kernels[i], smoothing, rules),
             ),
             (

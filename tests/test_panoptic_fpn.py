@@ -212,7 +212,7 @@ def test_the_anchors_of_a_level_lie_a_stride_apart() -> None:
     with torch.no_grad():
         maps = net(Images(torch.zeros(1, 3, 96, 96), ((96, 96),), ((96, 96),)))
     assert [m.shape[-1] for m in maps.pyramid] == [24, 12, 6, 3, 2]
-    for anchors, stride in zip(net._anchors(maps), STRIDES, strict=True):
+    for anchors, stride in zip(net.anchors(maps), STRIDES, strict=True):
         centres = (anchors[:, :2] + anchors[:, 2:]) / 2
         assert centres[0].tolist() == [0, 0]
         assert centres[3].tolist() == [stride, 0]  # three anchors to a cell

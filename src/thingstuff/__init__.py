@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from thingstuff.evaluation.evaluator import compare, evaluate
     from thingstuff.evaluation.pq import PQResult
     from thingstuff.evaluation.result import Evaluation
+    from thingstuff.explaining import explain
     from thingstuff.models import MODELS, create
     from thingstuff.models.base import PanopticModel
     from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from thingstuff.showing.show import show
     from thingstuff.structures import Images, Segments, Target
     from thingstuff.training import TrainConfig, fit
+    from thingstuff.walk import Step, Walk
 
 _HOME = {
     "MODELS": "models",
@@ -47,13 +49,16 @@ _HOME = {
     "PanopticModel": "models.base",
     "Segment": "panoptic",
     "Segments": "structures",
+    "Step": "walk",
     "Target": "structures",
     "TrainConfig": "training",
+    "Walk": "walk",
     "check": "checking.checker",
     "compare": "evaluation.evaluator",
     "convert_labels": "convert.labels",
     "create": "models",
     "evaluate": "evaluation.evaluator",
+    "explain": "explaining",
     "fit": "training",
     "load": "pretrained",
     "overlay": "drawing",
@@ -78,13 +83,16 @@ __all__ = [
     "PanopticModel",
     "Segment",
     "Segments",
+    "Step",
     "Target",
     "TrainConfig",
+    "Walk",
     "check",
     "compare",
     "convert_labels",
     "create",
     "evaluate",
+    "explain",
     "fit",
     "load",
     "overlay",

@@ -74,12 +74,12 @@ def merge_things_first(segments: Segments, categories: Categories, settings: Thi
     stuff = (~is_thing).nonzero()[:, 0]
     labels, scores = segments.labels.tolist(), segments.scores.tolist()
     found: list[Segment] = []
-    covered = _covered(segments.pick(kept), settings.mask_threshold)
+    covered = cover(segments.pick(kept), settings.mask_threshold)
     accepted = accepted_things(covered.areas, covered.patterns, covered.counts, settings.overlap)
     for row in kept.cpu().numpy()[accepted]:
         found.append(Segment(len(found) + 1, labels[row], 0, scores[row], source=int(row)))
     ids = _pasted(covered, accepted)
-    winner = _best_of_stuff(segments.pick(stuff))
+    winner = best_of_stuff(segments.pick(stuff))
     winner[ids > 0] = 0
     areas = np.bincount(winner.reshape(-1), minlength=len(stuff) + 1)
     id_of = np.zeros(len(stuff) + 1, dtype=np.int32)
@@ -122,7 +122,7 @@ def _bands(segments: Segments, above: float) -> Iterator[tuple[slice, Tensor, Te
 
 
 @dataclass(frozen=True)
-class _Covered:
+class Covered:
     """Which things cover which pixels (N things, K pixels that several cover, U different sets of things there)."""
 
     areas: npt.NDArray[np.int64]
@@ -139,7 +139,7 @@ class _Covered:
     """[U] its pixels."""
 
 
-def _covered(things: Segments, threshold: float) -> _Covered:
+def cover(things: Segments, threshold: float) -> Covered:
     """Restore the things' masks and note what covers each pixel: the thing where it is one, a set where several do."""
     N, (H, W), device = len(things), things.frame.original, things.masks.device
     codes = _codes(N, device)
@@ -157,7 +157,7 @@ def _covered(things: Segments, threshold: float) -> _Covered:
     patterns, pattern, counts = _different(torch.cat(planes, dim=1))
     bits = torch.arange(PLANE, device=device)
     members = ((patterns[:, None] >> bits[:, None]) & 1).flatten(0, 1)[:N].T.bool()
-    return _Covered(*(t.cpu().numpy() for t in (areas, only, torch.cat(places), pattern, members, counts)))
+    return Covered(*(t.cpu().numpy() for t in (areas, only, torch.cat(places), pattern, members, counts)))
 
 
 def _codes(count: int, device: torch.device) -> Float[Tensor, "codes N"]:
@@ -190,12 +190,23 @@ def accepted_things(
     """
     accepted = areas > 0
     while True:
-        owner = _owners(patterns, accepted)
-        taken = counts @ (patterns & (owner[:, None] < np.arange(len(areas))))
+        taken = taken_pixels(patterns, counts, accepted)
         stays = (areas > 0) & (taken / np.maximum(areas, 1) <= overlap)
         if (stays == accepted).all():
             return stays
         accepted = stays
+
+
+def taken_pixels(
+    patterns: npt.NDArray[np.bool_], counts: npt.NDArray[np.int64], accepted: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """Return how many pixels of each of N things earlier ones have, of those that are `accepted` [N].
+
+    `patterns` [U, N] and `counts` [U] are those of `accepted_things`.
+    """
+    owner = _owners(patterns, accepted)
+    taken: npt.NDArray[np.int64] = counts @ (patterns & (owner[:, None] < np.arange(len(accepted))))
+    return taken
 
 
 def _owners(patterns: npt.NDArray[np.bool_], accepted: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -205,7 +216,7 @@ def _owners(patterns: npt.NDArray[np.bool_], accepted: npt.NDArray[np.bool_]) ->
     return first
 
 
-def _pasted(covered: _Covered, accepted: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+def _pasted(covered: Covered, accepted: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
     """Return the ids of the accepted things, 1, 2, ... in their order, where each lies before the later ones."""
     id_of = np.zeros(len(accepted) + 1, dtype=np.int32)
     id_of[:-1][accepted] = np.arange(1, accepted.sum() + 1)
@@ -214,7 +225,7 @@ def _pasted(covered: _Covered, accepted: npt.NDArray[np.bool_]) -> npt.NDArray[n
     return ids
 
 
-def _best_of_stuff(stuff: Segments) -> npt.NDArray[np.int16]:
+def best_of_stuff(stuff: Segments) -> npt.NDArray[np.int16]:
     """Return the row of each pixel's highest probability, counted from 1; the first wins a tie, 0 where all are 0.
 
     Sure probabilities differ by their last bits alone, so they are resized by torch's own roundings, not in bands.
@@ -235,6 +246,22 @@ def _best_of_stuff(stuff: Segments) -> npt.NDArray[np.int16]:
 # ---- by argmax
 
 
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One round of a merge by argmax: the pixels are dealt among `rows`, of which some are too small and drop out."""
+
+    rows: list[int]
+    """That compete."""
+    owner: npt.NDArray[np.int64]
+    """The row of each pixel's largest logit, at the resized picture's size; changed by the next round."""
+    whole: npt.NDArray[np.int64]
+    """The row whose segment each pixel of the picture is in."""
+    areas: npt.NDArray[np.int64]
+    """[N] pixels of each row's segment in `whole`."""
+    left: list[int]
+    """Rows that are segments and large enough."""
+
+
 def merge_by_argmax(segments: Segments, categories: Categories, min_area: int) -> Panoptic:
     """Give each pixel to the segment of the largest logit; stuff of one class is one segment.
 
@@ -242,22 +269,27 @@ def merge_by_argmax(segments: Segments, categories: Categories, min_area: int) -
     `min_area` pixels or fewer are dropped, and their pixels go to the best of the rest, until none is. Ids rise in the
     order of the rows; the first row wins a tie (Carion et al. 2020, section 4.4).
     """
-    first = np.array(_first_of_class(segments.labels.tolist(), categories), dtype=np.int64)
+    return _map_of_last(rounds_by_argmax(segments, categories, min_area), segments, categories)
+
+
+def rounds_by_argmax(segments: Segments, categories: Categories, min_area: int) -> Iterator[Round]:
+    """Yield the rounds of `merge_by_argmax`; none where there are no rows."""
+    first = np.array(first_of_class(segments.labels.tolist(), categories), dtype=np.int64)
     rows = list(range(len(segments)))
-    resized = _at_resized_size(segments)
+    resized = at_resized_size(segments)
     owner = _winners(resized, rows)
     while rows:
-        whole = _nearest(first[owner], segments.frame.original)
+        whole = nearest_rows(first[owner], segments.frame.original)
         areas = np.bincount(whole.reshape(-1), minlength=len(segments))
         left = sorted({*first[rows].tolist()})
         tiny = [row for row in left if areas[row] <= min_area]
+        yield Round(rows, owner, whole, areas, [row for row in left if row not in tiny])
         if not tiny:
-            return _numbered(segments, categories, whole, left)
+            return
         rows = [row for row in rows if first[row] not in tiny]
         freed = np.isin(first[owner], tiny)
         if rows and freed.any():
             owner[freed] = _winners(resized, rows)[freed]
-    return _numbered(segments, categories, None, [])
 
 
 def merge_by_argmax_as_released(segments: Segments, categories: Categories, min_area: int) -> Panoptic:
@@ -265,28 +297,43 @@ def merge_by_argmax_as_released(segments: Segments, categories: Categories, min_
 
     Rows that merging has emptied are dropped like tiny ones, and what they had won is dealt again among the rest.
     """
+    return _map_of_last(rounds_by_argmax_as_released(segments, categories, min_area), segments, categories)
+
+
+def rounds_by_argmax_as_released(segments: Segments, categories: Categories, min_area: int) -> Iterator[Round]:
+    """Yield the rounds of `merge_by_argmax_as_released`; none where there are no rows."""
     rows = list(range(len(segments)))
-    first = _first_of_class(segments.labels.tolist(), categories)
-    resized = _at_resized_size(segments)
+    first = first_of_class(segments.labels.tolist(), categories)
+    resized = at_resized_size(segments)
     while rows:
         owner = _winners(resized, rows)
-        if len(rows) == len(first):  # the first round alone merges stuff
-            owner = np.array(first, dtype=np.int64)[owner]
-        owner = _nearest(owner, segments.frame.original)
-        areas = np.bincount(owner.reshape(-1), minlength=len(first))
-        kept = [row for row in rows if areas[row] > min_area]
-        if kept == rows:
-            return _numbered(segments, categories, owner, rows)
-        rows = kept
-    return _numbered(segments, categories, None, [])
+        # the first round alone merges stuff
+        merged = np.array(first, dtype=np.int64)[owner] if len(rows) == len(first) else owner
+        whole = nearest_rows(merged, segments.frame.original)
+        areas = np.bincount(whole.reshape(-1), minlength=len(first))
+        left = [row for row in rows if areas[row] > min_area]
+        yield Round(rows, owner, whole, areas, left)
+        if left == rows:
+            return
+        rows = left
 
 
-def _at_resized_size(segments: Segments) -> Segments:
+def _map_of_last(rounds: Iterator[Round], segments: Segments, categories: Categories) -> Panoptic:
+    last: Round | None = None
+    for last in rounds:  # noqa: B007 - only the last round counts
+        pass
+    if last is None or not last.left:
+        return Panoptic(np.zeros(segments.frame.original, dtype=np.int32), (), categories)
+    return _numbered(segments, categories, last)
+
+
+def at_resized_size(segments: Segments) -> Segments:
+    """Return segments that are restored to the resized picture's size instead of the picture's own."""
     frame = Frame(segments.frame.canvas, segments.frame.size, segments.frame.size)
     return Segments(segments.masks, segments.labels, segments.scores, frame)
 
 
-def _first_of_class(labels: Sequence[int], categories: Categories) -> list[int]:
+def first_of_class(labels: Sequence[int], categories: Categories) -> list[int]:
     """Return for each row the first row of its class if that is stuff, else the row itself."""
     return [row if categories.things[label] else labels.index(label) for row, label in enumerate(labels)]
 
@@ -308,24 +355,44 @@ def _winners(segments: Segments, rows: Sequence[int]) -> npt.NDArray[np.int64]:
     return np.array(rows, dtype=np.int64)[winner.cpu().numpy()] if rows else winner.cpu().numpy()
 
 
-def _nearest(rows: npt.NDArray[np.int64], size: Size) -> npt.NDArray[np.int64]:
+def leads_by_argmax(segments: Segments) -> Float[Tensor, "H W"]:
+    """Return by how much each pixel's largest value at picture size leads the next; 0 where there are not two rows."""
+    best: Tensor | None = None
+    for chunk in _restore_in_chunks(segments):
+        known = chunk if best is None else torch.cat([best, chunk])
+        best = known.topk(min(2, len(known)), dim=0).values
+    if best is None or len(best) < 2:
+        return segments.masks.new_zeros(segments.frame.original)
+    return best[0] - best[1]
+
+
+def values_of(segments: Segments, rows: Int[Tensor, "H W"]) -> Float[Tensor, "H W"]:
+    """Return at each pixel of picture size the value of the row that is named there; 0 where there are no rows."""
+    result = segments.masks.new_zeros(segments.frame.original)
+    start = 0
+    for chunk in _restore_in_chunks(segments):
+        inside = (rows >= start) & (rows < start + len(chunk))
+        own = chunk.gather(0, (rows - start).clamp(0, len(chunk) - 1)[None])[0]
+        result = torch.where(inside, own, result)
+        start += len(chunk)
+    return result
+
+
+def nearest_rows(rows: npt.NDArray[np.int64], size: Size) -> npt.NDArray[np.int64]:
+    """Return a map of rows brought to another size by nearest neighbours."""
     if rows.shape == size:
         return rows
     image = Image.fromarray(rows.astype(np.int32)).resize((size[1], size[0]), Image.Resampling.NEAREST)
     return np.asarray(image).astype(np.int64)
 
 
-def _numbered(
-    segments: Segments, categories: Categories, owner: npt.NDArray[np.int64] | None, rows: Sequence[int]
-) -> Panoptic:
-    """Return the panoptic map of a map of owning rows; `rows`, the segments that are left, get the ids 1, 2, ..."""
-    if owner is None:
-        return Panoptic(np.zeros(segments.frame.original, dtype=np.int32), (), categories)
+def _numbered(segments: Segments, categories: Categories, last: Round) -> Panoptic:
+    """Return the panoptic map of the last round; the segments that are left get the ids 1, 2, ..."""
     ids = np.zeros(len(segments), dtype=np.int32)
-    ids[list(rows)] = np.arange(1, len(rows) + 1)
-    areas = np.bincount(owner.reshape(-1), minlength=len(segments))
+    ids[last.left] = np.arange(1, len(last.left) + 1)
     labels, scores = segments.labels.tolist(), segments.scores.tolist()
     final = tuple(
-        Segment(int(ids[row]), labels[row], int(areas[row]), min(1.0, scores[row]), source=row) for row in rows
+        Segment(int(ids[row]), labels[row], int(last.areas[row]), min(1.0, scores[row]), source=row)
+        for row in last.left
     )
-    return Panoptic(ids[owner], final, categories)
+    return Panoptic(ids[last.whole], final, categories)

@@ -1,6 +1,6 @@
 """DETR's transformer (Carion et al. 2020, section 3.2 and appendix A.3): attention, encoder, decoder, sine positions.
 
-Letters: B pictures, S cells of the encoded image, Q queries, T whatever is asked from, d width, L layers, h w a map.
+Letters: B pictures, S cells of the encoded image, Q queries, T whatever asks, d width, M heads, L layers, h w a map.
 """
 
 import math
@@ -47,10 +47,7 @@ class Attention(nn.Module):
         values: Float[Tensor, "B S d"],
         valid: Bool[Tensor, "B S"] | None = None,
     ) -> Float[Tensor, "B T d"]:
-        q, k, v = (
-            linear(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
-            for linear, x in ((self.q, queries), (self.k, keys), (self.v, values))
-        )
+        q, k, v = self._by_head(self.q, queries), self._by_head(self.k, keys), self._by_head(self.v, values)
         y = F.scaled_dot_product_attention(
             q,
             k,
@@ -60,6 +57,23 @@ class Attention(nn.Module):
         )
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
+
+    def weights(
+        self, queries: Float[Tensor, "B T d"], keys: Float[Tensor, "B S d"], valid: Bool[Tensor, "B S"] | None = None
+    ) -> Float[Tensor, "B M T S"]:
+        """Return the share of its attention that each head of each query gives each key, which `forward` never makes.
+
+        Shares sum to 1 over keys; dropout takes no part (Vaswani et al. 2017, equation 1).
+        """
+        q, k = self._by_head(self.q, queries), self._by_head(self.k, keys)
+        scores: Tensor = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+        if valid is not None:
+            scores = scores.masked_fill(~valid[:, None, None, :], -torch.inf)
+        return scores.softmax(-1)
+
+    def _by_head(self, linear: nn.Module, x: Float[Tensor, "B T d"]) -> Float[Tensor, "B M T _"]:
+        y: Tensor = linear(x)
+        return y.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class _FeedForward(nn.Module):

@@ -31,7 +31,7 @@ from torch import Tensor
 from thingstuff.boxes import boxes_of_masks
 from thingstuff.merging import semantic_probabilities
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNOutput
-from thingstuff.models.panoptic_fcn_kernels import Kernels, concatenate, thing_peaks
+from thingstuff.models.panoptic_fcn_kernels import Kernels, concatenate, find_peaks
 from thingstuff.panoptic import Panoptic
 from thingstuff.panoptic_fcn_weights import panoptic_fcn_from_authors
 from thingstuff.structures import Images, Segments
@@ -240,7 +240,7 @@ def passing_per_level(run: Inference) -> list[int]:
     for i, (centres, kernels) in enumerate(zip(run.output.centres, run.output.kernels, strict=True)):
         smoothing, cells = (3, 3, 3, 5, 5)[i], centres[0, 0].numel()
         counts.append(
-            len(thing_peaks(centres[0], kernels[0], smoothing, cells, run.model.config.thing_threshold).labels)
+            len(find_peaks(centres[0], smoothing, cells, run.model.config.thing_threshold).read(kernels[0]).labels)
         )
     return counts
 

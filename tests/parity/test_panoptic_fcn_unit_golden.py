@@ -19,7 +19,7 @@ from torch import Tensor
 from thingstuff.layers import with_coordinates
 from thingstuff.losses import dice_loss, sigmoid_focal_loss, weighted_dice_loss
 from thingstuff.merging import ThingsFirst, merge_things_first
-from thingstuff.models.panoptic_fcn_kernels import Kernels, fuse_stuff, fuse_things, thing_peaks
+from thingstuff.models.panoptic_fcn_kernels import Kernels, find_peaks, fuse_stuff, fuse_things
 from thingstuff.models.panoptic_fcn_targets import gaussian_maps, gaussian_radius, mass_centres, reduced
 from thingstuff.panoptic import Categories, Panoptic
 from thingstuff.structures import Frame, Segments
@@ -71,7 +71,7 @@ def best_peaks(t: Mapping[str, Tensor]) -> dict[str, Tensor]:
     spread[:, 1::3, 1::3] = scores.logit()
     cell = torch.zeros(1, 3 * height, 3 * width)
     cell[0, 1::3, 1::3] = torch.arange(height * width).view(height, width)
-    found = thing_peaks(spread, cell, 3, limit, 0.0)
+    found = find_peaks(spread, 3, limit, 0.0).read(cell)
     return {
         "topk.score": found.scores[None] * 1.8,
         "topk.class": found.labels[None],

@@ -20,6 +20,7 @@ from thingstuff.instances import MOST_INSTANCES, Instances
 from thingstuff.panoptic import Categories, Panoptic
 from thingstuff.sizes import resized_size
 from thingstuff.structures import Images, Segments, Size, Target
+from thingstuff.walk import Seen, Step
 
 Precision = Literal["fp32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -157,6 +158,20 @@ class PanopticModel(nn.Module, ABC):
         """Return, for each parameter whose first axis runs over classes, whose each row is.
 
         That is a category's name, a name in brackets for what is no category, or None for a row that is nobody's.
+        """
+
+    # ---- what can be seen inside
+
+    @abstractmethod
+    def watched(self) -> tuple[str, ...]:
+        """Return the names of the modules whose inputs and outputs `steps` reads."""
+
+    @abstractmethod
+    def steps(self, seen: Seen) -> list[Step]:
+        """Return the steps of one picture's pass in their order; the last, `result`, is the final map.
+
+        Every tensor comes from the pass: from its output, from a watched module, or from these by the model's own
+        functions. Every parameter belongs to the `layers` of a step.
         """
 
     # ---- instances, before they compete

@@ -28,6 +28,7 @@ from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.sizes import detr_resized_size
 from thingstuff.structures import Frame, Images, Segments, Size, Target
 from thingstuff.transformer import Decoder, Encoder, sine_positions
+from thingstuff.walk import Seen, Step
 
 HALF = (torch.bfloat16, torch.half)
 
@@ -230,6 +231,16 @@ class DETRPanoptic(PanopticModel):
             logits: Tensor = self.mask_head(parts, maps)
         return logits.float() if half else logits  # in half precision neighbours tie once they are resized
 
+    def watched(self) -> tuple[str, ...]:
+        from thingstuff.models.detr_steps import watched_modules
+
+        return watched_modules(self)
+
+    def steps(self, seen: Seen) -> list[Step]:
+        from thingstuff.models.detr_steps import detr_steps
+
+        return detr_steps(self, seen)
+
     # ---- learning
 
     def loss(self, output: DETROutput, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -350,16 +361,21 @@ class DETRPanoptic(PanopticModel):
 
     def segments(self, output: DETROutput, images: Images) -> list[Segments]:
         """Return each picture's segments in the order of their queries: masks as logits, of confident queries only."""
-        probabilities = output.in_full_precision().logits[-1].softmax(-1)
-        scores, best = probabilities.max(-1)  # over "no object" too, which is VOID here
-        labels = torch.tensor([*self.labels_of_outputs(), VOID], device=best.device)[best]
-        kept = (labels != VOID) & (scores > self.config.threshold)
+        scores, labels, kept = self.confident_queries(output)
         result = []
         for b in range(len(images)):
             queries = kept[b].nonzero()[:, 0]
             masks = self._masks_of(output, b, queries)
             result.append(Segments(masks, labels[b, queries], scores[b, queries], self._frame(images, b)))
         return result
+
+    def confident_queries(
+        self, output: DETROutput
+    ) -> tuple[Float[Tensor, "B Q"], Int[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
+        """Return each query's best class probability, its label, and whether it gives a segment."""
+        scores, best = output.in_full_precision().logits[-1].softmax(-1).max(-1)  # "no object" too, which is VOID here
+        labels = torch.tensor([*self.labels_of_outputs(), VOID], device=best.device)[best]
+        return scores, labels, (labels != VOID) & (scores > self.config.threshold)
 
     @property
     def instance_threshold(self) -> float:

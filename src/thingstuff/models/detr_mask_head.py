@@ -82,12 +82,16 @@ class MaskHead(nn.Module):
         first = self._conv(0)
         sums = []
         for i, stage in enumerate(STAGES, start=2):
-            lateral = self.laterals[str(stage)]
-            assert isinstance(lateral, nn.Conv2d)
-            x = conv1x1(stages[stage], lateral.weight, lateral.bias)
+            x = self.adapted(stage, stages[stage])
             sums.append(F.conv2d(x, self._conv(i).weight, self._conv(i).bias, padding=1))
         shared = F.conv2d(projected, first.weight[:, : self.width], first.bias, padding=1)
         return PictureParts(shared, tuple(sums))
+
+    def adapted(self, stage: int, features: Float[Tensor, "1 C h w"]) -> Float[Tensor, "1 D h w"]:
+        """Return what a stage of the ResNet adds, through its 1x1 adapter, to every query's features."""
+        lateral = self.laterals[str(stage)]
+        assert isinstance(lateral, nn.Conv2d)
+        return conv1x1(features, lateral.weight, lateral.bias)
 
     def forward(self, parts: PictureParts, maps: Float[Tensor, "N M h w"]) -> Float[Tensor, "N H W"]:
         finest = parts.sums[-1]

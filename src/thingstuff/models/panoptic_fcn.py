@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thingstuff.backbones import ResNet
@@ -21,14 +21,16 @@ from thingstuff.models.panoptic_fcn_config import PanopticFCNConfig
 from thingstuff.models.panoptic_fcn_heads import FeatureEncoder, KernelHead, PositionHead
 from thingstuff.models.panoptic_fcn_kernels import (
     Kernels,
+    Peaks,
+    Rescored,
+    by_score,
     concatenate,
+    find_peaks,
     fuse_stuff,
     fuse_things,
-    matrix_nms,
-    mean_inside,
     pooled,
+    rescore,
     stuff_regions,
-    thing_peaks,
 )
 from thingstuff.models.panoptic_fcn_targets import (
     LevelTargets,
@@ -40,6 +42,7 @@ from thingstuff.models.panoptic_fcn_targets import (
 )
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Images, Segments, Size, Target
+from thingstuff.walk import Seen, Step
 
 __all__ = ["PanopticFCN", "PanopticFCNConfig", "PanopticFCNOutput", "positive_kernels"]
 
@@ -62,6 +65,12 @@ class PanopticFCNOutput:
         centres, regions, kernels = (tuple(t.float() for t in m) for m in (self.centres, self.regions, self.kernels))
         mirrored = self.mirrored.float() if self.mirrored else None
         return PanopticFCNOutput(centres, regions, kernels, self.feature.float(), mirrored)
+
+    def cpu(self) -> "PanopticFCNOutput":
+        """Return it on the CPU."""
+        centres, regions, kernels = (tuple(t.cpu() for t in m) for m in (self.centres, self.regions, self.kernels))
+        mirrored = self.mirrored.cpu() if self.mirrored else None
+        return PanopticFCNOutput(centres, regions, kernels, self.feature.cpu(), mirrored)
 
     def mirror(self) -> "PanopticFCNOutput":
         """Return every map with left and right exchanged."""
@@ -139,6 +148,16 @@ class PanopticFCN(PanopticModel):
         mirrored: PanopticFCNOutput = super().look(replace(images, pixels=images.pixels.flip(-1)))
         return replace(output, mirrored=mirrored.mirror())
 
+    def watched(self) -> tuple[str, ...]:
+        from thingstuff.models.panoptic_fcn_steps import watched_modules
+
+        return watched_modules(self)
+
+    def steps(self, seen: Seen) -> list[Step]:
+        from thingstuff.models.panoptic_fcn_steps import panoptic_fcn_steps
+
+        return panoptic_fcn_steps(self, seen)
+
     # ---- learning
 
     def loss(self, output: PanopticFCNOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -212,24 +231,23 @@ class PanopticFCN(PanopticModel):
         return [self._picture_segments(output, images, b) for b in range(len(images))]
 
     def _picture_segments(self, output: PanopticFCNOutput, images: Images, b: int) -> Segments:
-        c = self.config
         things, stuff = self.kernels(output, b)
         features = [view.feature[b] for view in output.views]
         masks = mask_probabilities(torch.cat([things.vectors, stuff.vectors]), features)
         of_things, of_stuff = masks[: len(things.labels)], masks[len(things.labels) :]
-        scores, order = (things.scores * mean_inside(of_things, c.mask_threshold)).sort(descending=True)
-        if c.nms:
-            scores = scores * matrix_nms(of_things[order] > c.mask_threshold, things.labels[order])
-            scores, again = scores.sort(descending=True, stable=True)
-            order = order[again]
-        order = order[scores >= c.rescored_threshold][: c.candidates]
+        rescored = self.rescored(things, of_things)
         names = torch.tensor(self.categories.thing_labels, dtype=torch.long, device=masks.device)
         return Segments(
-            masks=torch.cat([of_things[order], of_stuff]),
-            labels=torch.cat([names[things.labels[order]], self._stuff_names(masks.device)[stuff.labels]]),
-            scores=torch.cat([scores[: len(order)], stuff.scores]),
+            masks=torch.cat([of_things[rescored.order], of_stuff]),
+            labels=torch.cat([names[things.labels[rescored.order]], self.region_labels(masks.device)[stuff.labels]]),
+            scores=torch.cat([rescored.scores, stuff.scores]),
             frame=images.frame(b),
         )
+
+    def rescored(self, things: Kernels, masks: Float[Tensor, "N H W"]) -> Rescored:
+        """Return what the masks make of the things' scores, and which things are left."""
+        c = self.config
+        return rescore(things.scores, things.labels, masks, c.mask_threshold, c.nms, c.rescored_threshold, c.candidates)
 
     def kernels(self, output: PanopticFCNOutput, b: int) -> tuple[Kernels, Kernels]:
         """Return one picture's embedded and fused kernels: of things by falling score, of stuff by ascending class.
@@ -237,21 +255,40 @@ class PanopticFCN(PanopticModel):
         With the mirrored picture a kernel's vector is followed by that of the same place there; the picture's own
         decides which are fused.
         """
-        c = self.config
+        return self.fused(*self.embedded(*self.candidates(output, b)))
+
+    def candidates(self, output: PanopticFCNOutput, b: int) -> tuple[Kernels, Kernels]:
+        """Return the kernels of one picture's levels as they are read: of things by falling score, and of stuff."""
         things, stuff = concatenate(self.thing_candidates(output, b)), concatenate(self.stuff_candidates(output, b))
-        things = things.pick(things.scores.argsort(descending=True, stable=True))
-        things, stuff = _embedded(things, self.thing_embedding), _embedded(stuff, self.stuff_embedding)
+        return things.pick(by_score(things.scores)), stuff
+
+    def embedded(self, things: Kernels, stuff: Kernels) -> tuple[Kernels, Kernels]:
+        """Return the kernels with as many channels as the encoded feature has."""
+        return _embedded(things, self.thing_embedding), _embedded(stuff, self.stuff_embedding)
+
+    def fused(self, things: Kernels, stuff: Kernels) -> tuple[Kernels, Kernels]:
+        """Return one kernel for each object, where `kernel_fusion` is on, and for each region class."""
+        c = self.config
         if c.kernel_fusion:
             things = fuse_things(things, c.similarity, c.class_aware, compared=c.encoder_channels)
         return things, fuse_stuff(stuff)
 
     def thing_candidates(self, output: PanopticFCNOutput, b: int) -> list[Kernels]:
         """Return the kernels at one picture's object centres, a list entry per level."""
+        maps = zip(self.peaks(output, b), _kernel_maps(output, b), strict=True)
+        return [peaks.read(kernels) for peaks, kernels in maps]
+
+    def peaks(self, output: PanopticFCNOutput, b: int) -> list[Peaks]:
+        """Return one picture's object centres, a list entry per level."""
         c = self.config
         return [
-            thing_peaks(centres[b], kernels, 3 if level < 6 else 5, c.candidates // 2, c.thing_threshold)
-            for level, centres, kernels in zip(self.levels, output.centres, _kernel_maps(output, b), strict=True)
+            find_peaks(centres[b], self.smoothing(level), c.candidates // 2, c.thing_threshold)
+            for level, centres in zip(self.levels, output.centres, strict=True)
         ]
+
+    def smoothing(self, level: int) -> int:
+        """Return over how many cells along each side a level's centre probabilities are averaged."""
+        return 3 if level < 6 else 5
 
     def stuff_candidates(self, output: PanopticFCNOutput, b: int) -> list[Kernels]:
         """Return the kernels of one picture's stuff regions, a list entry per level."""
@@ -266,12 +303,16 @@ class PanopticFCN(PanopticModel):
 
     def merge(self, segments: Segments) -> Panoptic:
         """Paste things by falling score, then give what is left to stuff by argmax."""
-        c = self.config
-        least = area_limit(c.stuff_area, c.stuff_area_relative, segments.frame.original)
-        settings = ThingsFirst(c.thing_score, c.mask_threshold, c.overlap, least)
-        return merge_things_first(segments, self.categories, settings)
+        return merge_things_first(segments, self.categories, self.merge_settings(segments.frame.original))
 
-    def _stuff_names(self, device: torch.device) -> Tensor:
+    def merge_settings(self, size: Size) -> ThingsFirst:
+        """Return the settings of the merge for a picture of (height, width)."""
+        c = self.config
+        least = area_limit(c.stuff_area, c.stuff_area_relative, size)
+        return ThingsFirst(c.thing_score, c.mask_threshold, c.overlap, least)
+
+    def region_labels(self, device: torch.device) -> Int[Tensor, "R"]:
+        """Return the label of each region class, `VOID` for "some thing"."""
         names = [VOID, *self.categories.stuff_labels] if self.config.region_has_thing else self.categories.stuff_labels
         return torch.tensor(names, dtype=torch.long, device=device)
 

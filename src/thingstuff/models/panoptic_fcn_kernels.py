@@ -23,6 +23,15 @@ class Kernels:
         """Return the rows that an index or boolean mask chooses."""
         return Kernels(self.vectors[index], self.labels[index], self.scores[index])
 
+    def cpu(self) -> "Kernels":
+        """Return them on the CPU."""
+        return Kernels(self.vectors.cpu(), self.labels.cpu(), self.scores.cpu())
+
+
+def by_score(scores: Float[Tensor, "N"]) -> Int[Tensor, "N"]:
+    """Return the rows by falling score, equal ones in their order."""
+    return scores.argsort(descending=True, stable=True)
+
 
 def concatenate(parts: list[Kernels]) -> Kernels:
     """Join the kernels of several levels."""
@@ -33,23 +42,45 @@ def concatenate(parts: list[Kernels]) -> Kernels:
     )
 
 
-def thing_peaks(
-    centres: Float[Tensor, "T h w"], kernels: Float[Tensor, "K h w"], smoothing: int, limit: int, threshold: float
-) -> Kernels:
-    """Read the kernels at a level's best object centres, by falling score.
+@dataclass(frozen=True)
+class Peaks:
+    """A level's object centres by falling score: their thing class, their cell (row times width plus column), score."""
+
+    labels: Int[Tensor, "N"]
+    cells: Int[Tensor, "N"]
+    scores: Float[Tensor, "N"]
+
+    def read(self, kernels: Float[Tensor, "K h w"]) -> Kernels:
+        """Return the kernels at the centres."""
+        return Kernels(kernels.flatten(1)[:, self.cells].T, self.labels, self.scores)
+
+
+def smoothed(p: Float[Tensor, "T h w"], window: int) -> Float[Tensor, "T h w"]:
+    """Return probabilities averaged with their local mean over a window, zeros at the border counted."""
+    if len(p) == 0:
+        return p
+    return (p + F.avg_pool2d(p[None], window, stride=1, padding=window // 2)[0]) / 2
+
+
+def local_maxima(p: Float[Tensor, "T h w"]) -> Bool[Tensor, "T h w"]:
+    """Return which cells none of the eight around exceeds."""
+    return F.max_pool2d(p[None], 3, stride=1, padding=1)[0] == p
+
+
+def find_peaks(centres: Float[Tensor, "T h w"], smoothing: int, limit: int, threshold: float) -> Peaks:
+    """Find a level's best object centres.
 
     The probabilities are averaged with their local mean, kept where they are a 3x3 maximum of their class, and the
-    best `limit` above `threshold` taken; `smoothing` is the window of the mean, zeros at the border counted.
+    best `limit` above `threshold` taken; `smoothing` is the window of the mean.
     """
     present = (centres.flatten(1).amax(1).sigmoid() > threshold).nonzero()[:, 0]  # no mean is above its maximum
     if len(present) == 0:
-        return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
-    p = centres[present].sigmoid()
-    p = (p + F.avg_pool2d(p[None], smoothing, stride=1, padding=smoothing // 2)[0]) / 2
-    peaks = ((F.max_pool2d(p[None], 3, stride=1, padding=1)[0] == p) & (p > threshold)).flatten().nonzero()[:, 0]
+        return Peaks(_no_labels(centres), _no_labels(centres), centres.new_zeros(0))
+    p = smoothed(centres[present].sigmoid(), smoothing)
+    peaks = (local_maxima(p) & (p > threshold)).flatten().nonzero()[:, 0]
     scores, best = p.flatten()[peaks].topk(min(len(peaks), limit, p[0].numel()))
     cells = peaks[best] % p[0].numel()
-    return Kernels(kernels.flatten(1)[:, cells].T, present[peaks[best] // p[0].numel()], scores)
+    return Peaks(present[peaks[best] // p[0].numel()], cells, scores)
 
 
 def stuff_regions(regions: Float[Tensor, "R h w"], kernels: Float[Tensor, "K h w"], threshold: float) -> Kernels:
@@ -60,12 +91,18 @@ def stuff_regions(regions: Float[Tensor, "R h w"], kernels: Float[Tensor, "K h w
     """
     if regions.shape[0] == 0:
         return Kernels(kernels.new_zeros((0, len(kernels))), _no_labels(kernels), kernels.new_zeros(0))
+    scores, owner = owned_regions(regions)
+    labels = (scores > threshold).nonzero()[:, 0]
+    support = (owner == labels[:, None]).to(scores.dtype).view(-1, *regions.shape[1:])
+    return Kernels(pooled(support, kernels), labels, scores[labels])
+
+
+def owned_regions(regions: Float[Tensor, "R h w"]) -> tuple[Float[Tensor, "R"], Int[Tensor, "cells"]]:
+    """Return each region class's mean probability over the cells where it is the likeliest, and each cell's class."""
     p, owner = regions.sigmoid().flatten(1).max(0)
     cells = owner.bincount(minlength=len(regions))
     scores = p.new_zeros(len(regions)).index_add_(0, owner, p) / cells.clamp(min=1)
-    labels = (scores > threshold).nonzero()[:, 0]
-    support = (owner == labels[:, None]).to(p.dtype).view(-1, *regions.shape[1:])
-    return Kernels(pooled(support, kernels), labels, scores[labels])
+    return scores, owner
 
 
 def pooled(support: Float[Tensor, "N h w"], kernels: Float[Tensor, "K h w"]) -> Float[Tensor, "N K"]:
@@ -84,18 +121,30 @@ def fuse_things(things: Kernels, similarity: float, class_aware: bool = True, co
     better one, surviving or not, matches it; it averages those whose first match it is, itself included, and keeps
     its score and class. The first `compared` channels make the cosine; without it all do.
     """
-    vectors = things.vectors[:, :compared]
-    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
-    match = (unit @ unit.T) >= min(similarity, 1 - 1e-6)  # the cosine of identical kernels may round to less than 1
-    if class_aware:
-        match &= things.labels[:, None] == things.labels
-    match.fill_diagonal_(True)  # a kernel of length zero is its own
-    match = match.triu()
-    first = match & (match.cumsum(0) < 2)
+    first = first_matches(things, similarity, class_aware, compared)
     survivors = first.diagonal()
     rows = first[survivors].to(things.vectors.dtype)
     vectors = rows @ things.vectors / rows.sum(1, keepdim=True)
     return Kernels(vectors, things.labels[survivors], things.scores[survivors])
+
+
+def first_matches(
+    things: Kernels, similarity: float, class_aware: bool = True, compared: int | None = None
+) -> Bool[Tensor, "N N"]:
+    """Return for each kernel (column) the best one (row) that it matches, itself perhaps; as for `fuse_things`."""
+    match = cosines(things.vectors[:, :compared]) >= min(similarity, 1 - 1e-6)  # that of identical kernels may round
+    if class_aware:
+        match &= things.labels[:, None] == things.labels
+    match.fill_diagonal_(True)  # a kernel of length zero is its own
+    match = match.triu()
+    return match & (match.cumsum(0) < 2)
+
+
+def cosines(vectors: Float[Tensor, "N E"]) -> Float[Tensor, "N N"]:
+    """Return the cosine of each vector with each; 0 for one of length zero."""
+    unit = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-8)
+    similar: Tensor = unit @ unit.T
+    return similar
 
 
 def fuse_stuff(stuff: Kernels) -> Kernels:
@@ -104,6 +153,42 @@ def fuse_stuff(stuff: Kernels) -> Kernels:
     member = F.one_hot(row, len(labels)).T.to(stuff.vectors.dtype) if len(labels) else stuff.vectors.new_zeros((0, 0))
     member = member / member.sum(1, keepdim=True)
     return Kernels(member @ stuff.vectors, labels, member @ stuff.scores)
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What became of N things' scores; `order` are the rows that are left, by falling score, with their `scores`."""
+
+    inside: Float[Tensor, "N"]
+    """Each mask's mean probability where it is above the threshold, which its score was multiplied by ..."""
+    decay: Float[Tensor, "N"]
+    """... and the factor of Matrix NMS, 1 without it."""
+    order: Int[Tensor, "K"]
+    scores: Float[Tensor, "K"]
+
+
+def rescore(
+    scores: Float[Tensor, "N"],
+    labels: Int[Tensor, "N"],
+    masks: Float[Tensor, "N H W"],
+    threshold: float,
+    nms: bool,
+    lowest: float,
+    most: int,
+) -> Rescored:
+    """Multiply scores by the mean probability inside the masks, by Matrix NMS's decay too where `nms`.
+
+    Those that reach `lowest` are left, the best `most` of them (the authors' inference code).
+    """
+    inside, decay = mean_inside(masks, threshold), torch.ones_like(scores)
+    scores, order = (scores * inside).sort(descending=True)
+    if nms:
+        factors = matrix_nms(masks[order] > threshold, labels[order])
+        decay[order] = factors
+        scores, again = (scores * factors).sort(descending=True, stable=True)
+        order = order[again]
+    order = order[scores >= lowest][:most]
+    return Rescored(inside, decay, order, scores[: len(order)])
 
 
 def mean_inside(masks: Float[Tensor, "N H W"], threshold: float) -> Float[Tensor, "N"]:

@@ -1,0 +1,335 @@
+"""The walk through Panoptic FCN: that it tells what the model did, under every switch, and what it should have done."""
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models_contract import CATEGORIES, scene, trained
+from steps_contract import changed, check_every_parameter_has_a_step, check_walk
+from test_models import TestPanopticFCN as Contract
+from thingstuff.explaining import explain
+from thingstuff.models.panoptic_fcn import PanopticFCN
+from thingstuff.models.panoptic_fcn_kernel_steps import fused_step
+from thingstuff.models.panoptic_fcn_kernels import concatenate, local_maxima, smoothed
+from thingstuff.models.panoptic_fcn_position_steps import MOST_CLASSES
+from thingstuff.models.panoptic_fcn_targets import level_targets, mask_targets
+from thingstuff.models.panoptic_fcn_trace import SOME_THING, Trace, trace
+from thingstuff.panoptic import Categories
+from thingstuff.walk import MapView, MarksView, MatrixView, PixelsView, Row, Seen, Step, TableView, Walk
+
+NAME = "panoptic-fcn-tiny"
+ALL_LEVELS = ((1, 64), (32, 128), (64, 256), (128, 512), (256, 2048))
+
+
+@cache
+def learned(**changes: Any) -> PanopticFCN:
+    """The model that has learnt the scene, with other settings; layers that these change in shape are new."""
+    state = trained(Contract, NAME).state_dict()
+    torch.manual_seed(0)
+    model = Contract.build(NAME, **changes)
+    assert isinstance(model, PanopticFCN)
+    fitting = {k: state[k] if k in state and state[k].shape == v.shape else v for k, v in model.state_dict().items()}
+    model.load_state_dict(fitting)
+    return model.eval()
+
+
+def traced(model: PanopticFCN, monkeypatch: pytest.MonkeyPatch, *, truth: bool = False) -> tuple[Walk, Seen, Trace]:
+    """The walk through the scene, the pass that it was made from, and how its segments came about."""
+    seen: list[Seen] = []
+    own = model.steps
+
+    def steps(given: Seen) -> list[Step]:
+        seen.append(given)
+        return own(given)
+
+    monkeypatch.setattr(model, "steps", steps)
+    picture, true = scene()
+    walk = explain(model, picture, true if truth else None)
+    with torch.no_grad():
+        return walk, seen[0], trace(model, seen[0])
+
+
+def tensor(walk: Walk, step: str, name: str) -> Tensor:
+    (found,) = (labelled.tensor for labelled in walk[step].tensors if labelled.name == name)
+    return found
+
+
+def table(walk: Walk, step: str, title: str) -> tuple[Row, ...]:
+    (found,) = (view for view in walk[step].views if isinstance(view, TableView) and view.title == title)
+    return found.rows
+
+
+def maps(walk: Walk, step: str) -> dict[str, MapView]:
+    return {view.title: view for view in walk[step].views if isinstance(view, MapView)}
+
+
+# ---- what is shown is what the model did
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"kernel_fusion": False}, {"nms": True, "kernel_fusion": False}, {"flip": True}]
+)
+def test_the_trace_ends_in_the_segments_of_the_pass(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, seen, of = traced(learned(**changes), monkeypatch)
+    rows = len(of.rescored.order)
+    assert torch.equal(torch.cat([of.thing_masks[of.rescored.order], of.stuff_masks]), seen.segments.masks)
+    assert torch.equal(torch.cat([of.rescored.scores, of.fused_stuff.scores]), seen.segments.scores)
+    things, stuff = of.model.kernels(seen.output.float(), 0)
+    assert torch.equal(things.vectors, tensor(walk, "fused", "kernels of things"))
+    assert torch.equal(stuff.vectors, tensor(walk, "fused", "kernels of stuff"))
+    found = [ids for ids in (*of.thing_segments, *of.stuff_segments) if ids]
+    assert sorted(found) == [(s.id,) for s in walk.result.segments]
+    for segment in walk.result.segments:
+        assert segment.source is not None
+        place = of.rescored.order[segment.source] if segment.source < rows else segment.source - rows
+        own = of.thing_segments if segment.source < rows else of.stuff_segments
+        assert own[int(place)] == (segment.id,)
+
+
+def test_candidates_are_placed_where_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, seen, of = traced(learned(), monkeypatch)
+    assert len(of.things.labels) > 2
+    for row, (level, y, x) in enumerate(tensor(walk, "gathered", "places of things").tolist()):
+        index = of.levels.index(level)
+        assert torch.equal(seen.output.kernels[index][0, :, y, x], of.things.vectors[row])
+        assert of.smoothed[index][of.things.labels[row], y, x] == of.things.scores[row]
+    of_levels = concatenate(of.model.thing_candidates(seen.output, 0))
+    assert sorted(of_levels.scores.tolist(), reverse=True) == of.things.scores.tolist()
+
+
+def test_marks_are_the_peaks_and_tell_their_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(), monkeypatch)
+    views = [view for view in walk["peaks"].views if isinstance(view, MarksView)]
+    assert len(views) == len(of.levels)
+    for view, peaks, p in zip(views, of.peaks, of.smoothed, strict=True):
+        (height, width), (h, w) = of.frame.canvas, p.shape[1:]
+        kept = sorted(
+            (mark.box[1] * h / height - 0.5, mark.box[0] * w / width - 0.5) for mark in view.marks if mark.kept
+        )
+        assert kept == sorted((cell // w, cell % w) for cell in peaks.cells.tolist())
+        assert any(not mark.kept for mark in view.marks)
+    told = {ids for view in views for mark in view.marks for ids in mark.segments}
+    assert told == {s.id for s in walk.result.segments if CATEGORIES.things[s.label]}
+    for row, p in zip(table(walk, "peaks", "Cells on each level, counted for every class"), of.smoothed, strict=True):
+        suppressed, beyond, low, kept_here = (int(cell) for cell in row.cells[1:] if isinstance(cell, str))
+        above = int((p > of.model.config.thing_threshold).sum())
+        assert suppressed + beyond + kept_here == above
+        assert low + beyond + kept_here == int(local_maxima(p).sum())
+
+
+def test_kept_regions_are_those_that_kernels_were_pooled_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(stuff_threshold=0.6), monkeypatch)
+    told = {(row.cells[0], row.cells[1]) for row in table(walk, "regions", "Regions on each level") if row.kept}
+    pooled = zip(of.stuff_level.tolist(), of.stuff.labels.tolist(), strict=True)
+    assert told == {(f"P{level}", of.region_names[label]) for level, label in pooled}
+    assert any(not row.kept for row in table(walk, "regions", "Regions on each level"))
+
+
+def test_groups_are_what_was_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(), monkeypatch)
+    (matrix,) = (view for view in walk["fused"].views if isinstance(view, MatrixView))
+    assert len(set(matrix.groups)) == len(of.fused_things.labels) < len(matrix.groups)
+    for fused, vector in enumerate(of.fused_things.vectors):
+        rows = [row for row, group in enumerate(matrix.groups) if group == fused]
+        torch.testing.assert_close(of.embedded_things.vectors[rows].mean(0), vector)
+        assert all(matrix.values[rows[0], row] >= of.model.config.similarity for row in rows)
+    before = [view for title, view in maps(walk, "masks").items() if "before fusion" in title]
+    assert len(before) == len(matrix.groups)
+    shown = torch.from_numpy(np.stack([view.values for view in before]))
+    assert torch.equal(shown, tensor(walk, "masks", "masks of things before fusion"))
+
+
+def test_one_kernel_of_a_thing_alone_gives_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, of = traced(learned(kernel_fusion=False), monkeypatch)
+    for row in range(len(of.things.labels)):
+        torch.testing.assert_close(of.masks_of([row])[0], of.thing_masks[row])
+
+
+# ---- two things that become one
+
+
+def test_two_things_whose_kernels_fuse_are_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(similarity=0.0, class_aware=False), monkeypatch)
+    assert {*of.things.labels.tolist()} == {0, 1}, "of both classes"
+    assert of.members(0) == [row for row, similar in enumerate(of.cosines[0].tolist()) if similar >= 0]
+    assert {int(of.things.labels[row]) for row in of.members(0)} == {0, 1}
+    assert "whatever their classes" in walk["fused"].text
+    rows = table(walk, "fused", "Things after fusion")
+    assert rows[0].cells[2] == str(len(of.members(0)))
+    assert all(of.place(row) in str(rows[0].cells[3]) for row in of.members(0))
+
+
+def test_the_end_of_a_chain_is_told_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, of = traced(learned(), monkeypatch)
+    assert len(of.things.labels) == 4
+    owner = torch.tensor([0, 0, 1, 3])  # the third matches the second alone, which the first has taken in
+    chain = dataclasses.replace(of, first=torch.nn.functional.one_hot(owner, 4).T.bool())
+    assert chain.fused_of == [0, 0, None, 1]
+    assert chain.members(0) == [0, 1]
+    assert chain.candidate_segments[2] == ()
+    (matrix,) = (view for view in fused_step(chain).views if isinstance(view, MatrixView))
+    assert matrix.groups == (0, 0, 4, 1)
+    assert [name.endswith("lost") for name in matrix.names] == [False, False, True, False]
+
+
+# ---- switches
+
+
+SWITCHES: list[dict[str, Any]] = [
+    {"kernel_fusion": False},
+    {"class_aware": False},
+    {"nms": True},
+    {"flip": True},
+    {"flip": True, "kernel_fusion": False},
+    {"kernel_coordinates": False, "encoder_coordinates": False},
+    {"feature_type": "p2"},
+    {"feature_type": "summed"},
+    {"position_deformable": True, "encoder_deformable": True},
+    {"region_has_thing": False},
+    {"level_ranges": ALL_LEVELS},
+    {"centre": "box", "weighted": False},
+]
+
+
+@pytest.mark.parametrize("changes", SWITCHES)
+def test_every_switch_walks(changes: dict[str, Any]) -> None:
+    model, (picture, truth) = learned(**changes), scene()
+    walk = check_walk(model, picture, truth)
+    check_every_parameter_has_a_step(model, walk)
+
+
+def test_switches_are_told() -> None:
+    picture = scene()[0]
+    plain = explain(learned(), picture)
+    assert "is off" in explain(learned(kernel_fusion=False), picture)["fused"].text
+    assert "of one class" in plain["fused"].text
+    assert "Matrix NMS" not in plain["rescored"].text
+    decayed = explain(learned(nms=True, kernel_fusion=False), picture)
+    assert "Matrix NMS" in decayed["rescored"].text
+    assert tensor(decayed, "rescored", "decay").min() < 1, "each object was found twice"
+    bare = explain(learned(kernel_coordinates=False, encoder_coordinates=False), picture)
+    assert "no coordinates" in bare["kernels"].text
+    assert "no coordinates" in bare["encoded"].text
+    assert "Row coordinate" in maps(plain, "encoded")
+    assert "Row coordinate" not in maps(bare, "encoded")
+    assert "deformable" in explain(learned(position_deformable=True), picture)["centres"].text
+    assert "stands for things" not in explain(learned(region_has_thing=False), picture)["regions"].text
+    assert "p6" in [step.name for step in explain(learned(level_ranges=ALL_LEVELS), picture).steps]
+
+
+def test_the_mirrored_view_is_averaged_in() -> None:
+    walk, plain = explain(learned(flip=True), scene()[0]), explain(learned(), scene()[0])
+    for step in ("picture", "kernels", "encoded", "masks"):
+        assert "mirrored" in walk[step].text, step
+    for step in ("centres", "peaks", "regions", "encoded"):
+        assert all(
+            torch.equal(a.tensor, b.tensor) for a, b in zip(walk[step].tensors, plain[step].tensors, strict=True)
+        )
+    assert not torch.equal(tensor(walk, "masks", "masks of stuff"), tensor(plain, "masks", "masks of stuff"))
+
+
+def test_rescored_is_the_product_of_what_is_shown() -> None:
+    walk = explain(learned(nms=True, kernel_fusion=False), scene()[0])
+    rows = table(walk, "rescored", "Scores of things")
+    for row in rows:
+        centre, inside, decay, score = (cell for cell in row.cells[1:5] if isinstance(cell, float))
+        assert score == pytest.approx(centre * inside * decay)
+    told = [score for row in rows if row.kept and isinstance(score := row.cells[4], float)]
+    assert sorted(told, reverse=True) == pytest.approx(tensor(walk, "rescored", "scores")[: len(told)].tolist())
+
+
+@pytest.mark.parametrize(
+    ("kind", "idle", "used"), [("p2", "fpn.output.3", "fpn.output.2"), ("semantic", "", "fpn.output.3")]
+)
+def test_the_feature_hangs_on_the_levels_it_is_made_of(kind: str, idle: str, used: str) -> None:
+    model, picture = learned(feature_type=kind), scene()[0]
+    walk = explain(model, picture)
+    for name in filter(None, (idle, used)):
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.zero_()
+            other = explain(model, picture)
+            weight.copy_(kept)
+        assert ("high_resolution" in changed(walk, other)) == (name == used)
+        assert changed(walk, other) == walk.downstream([f"p{name[-1]}"])
+
+
+# ---- ground truth
+
+
+def test_targets_are_those_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, seen, of = traced(learned(), monkeypatch, truth=True)
+    assert seen.target is not None
+    settings = of.model.target_settings
+    masks = mask_targets([seen.target], CATEGORIES, seen.images.canvas, settings)
+    levels = level_targets(
+        masks, [(c.shape[-2], c.shape[-1]) for c in seen.output.centres], seen.images.canvas, settings
+    )
+    for level, asked in zip(of.levels, levels, strict=True):
+        assert np.array_equal(maps(walk, "centres")[f"P{level}: target"].values, asked.centres[0].amax(0).numpy())
+        (painted,) = (v for v in walk["regions"].views if isinstance(v, PixelsView) and v.title == f"P{level}: target")
+        assert np.array_equal((painted.pixels == 0).all(2), (asked.regions[0].amax(0) == 0).numpy())
+    assert max(view.values.max() for title, view in maps(walk, "centres").items() if "target" in title) == 1
+    shown = maps(walk, "masks")
+    for i, label in enumerate(masks.labels[0].tolist()):
+        assert np.array_equal(shown[f"Target: {of.thing_names[label]} {i + 1}"].values, masks.things[0][i].numpy())
+    assert np.array_equal(shown[f"Target: {SOME_THING}"].values, masks.regions[0, 0].numpy())
+    told = [str(row.cells[2]) for row in table(walk, "centres", "Targets: which level learns which thing")]
+    for instance, where in enumerate(told):
+        assert [f"P{n}" in where for n in of.levels] == [bool((t.instance == instance).any()) for t in levels]
+    assert any("P3" in where and "P4" in where for where in told)
+
+
+def test_without_truth_no_target_is_shown() -> None:
+    walk = explain(learned(), scene()[0])
+    assert not [view.title for step in walk.steps for view in step.views if "arget" in view.title]
+
+
+# ---- little to see
+
+
+def test_it_walks_with_truth_where_it_finds_nothing() -> None:
+    model = Contract.build(NAME)
+    Contract.silence(model)
+    walk = explain(model, *scene(80, 112))
+    assert walk.result.segments == ()
+    assert len(tensor(walk, "gathered", "kernels of things")) == 0
+    assert not [view for view in walk["fused"].views if isinstance(view, MatrixView)]
+    assert not [step.name for step in walk.steps if step.notes]
+
+
+@pytest.mark.parametrize("things", [(True, True), (False, False)])
+@pytest.mark.parametrize("region_has_thing", [True, False])
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_categories_of_one_kind_alone(things: tuple[bool, bool], region_has_thing: bool) -> None:
+    categories = Categories(("a", "b"), things, (1, 2))
+    model = Contract.build(NAME, categories, region_has_thing=region_has_thing).eval()
+    walk = explain(model, scene()[0])
+    check_every_parameter_has_a_step(model, walk)
+    assert len(tensor(walk, "centres", "P3: centre logits")) == sum(things)
+    assert all(step.views for step in walk.steps)
+
+
+def test_smoothing_counts_zeros_beyond_the_border() -> None:
+    p = torch.ones(1, 1, 1)
+    assert smoothed(p, 3).item() == pytest.approx((1 + 1 / 9) / 2)
+    assert smoothed(torch.zeros(0, 2, 2), 3).shape == (0, 2, 2)
+
+
+def test_classes_without_a_segment_have_few_maps() -> None:
+    """A picture with many kinds of things would else have a map for each, on each level."""
+    many = Categories(tuple(f"thing {i}" for i in range(20)), (True,) * 20, tuple(range(1, 21)))
+    model = Contract.build(NAME, many, thing_score=1.0).eval()
+    walk = explain(model, scene()[0])
+    assert walk.result.segments == ()
+    places = tensor(walk, "gathered", "places of things")[:, 0].tolist()
+    assert places.count(3) > 20
+    of_classes = [title for title in maps(walk, "centres") if title.startswith("P3: centre of")]
+    assert len(of_classes) == MOST_CLASSES
