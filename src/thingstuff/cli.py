@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from thingstuff.cli_data import check, convert, show
+from thingstuff.cli_inside import ceiling, explain
 from thingstuff.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="Published weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
-for command in (convert, check, show):
+for command in (convert, check, show, explain, ceiling):
     app.command()(command)
 DEMO_FOLDER = Path("thingstuff-demo")
 
@@ -192,6 +193,8 @@ def predict(
     ] = "detr-panoptic-r50",
     out: Annotated[Path, typer.Option(help="Folder for maps, JSON and overlays.")] = Path("predictions"),
     images: Annotated[Path | None, typer.Option(help="COCO JSON that gives the file names their image ids.")] = None,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colours in overlays.")] = 0.55,
+    legend: Annotated[bool, typer.Option("--legend", help="A legend below each overlay.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier predictions in the folder.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of weights on the hub.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, or bf16 or fp16, which change results; for GPUs.")] = "fp32",
@@ -216,7 +219,9 @@ def predict(
     changes = parse_overrides(settings or [])
     model = load_changed(weights, changes, revision=revision).speed_up(precision, compiled=compiled)
     with counting(console, "predicting") as progress:
-        written = predict_pictures(model, files, out, overwrite=overwrite, images=images, progress=progress)
+        written = predict_pictures(
+            model, files, out, overwrite=overwrite, images=images, progress=progress, alpha=alpha, legend=legend
+        )
     _say(console, f"{len(files)} pictures -> {written} and {out / 'overlays'}")
 
 
