@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SIZES = ("small", "medium", "large")
-_SIZE_LIMITS = (32**2, 96**2)  # pixels, COCO's: a segment of exactly this many is of the larger size
+SIZE_LIMITS = (32**2, 96**2)  # pixels, COCO's: a segment of exactly this many is of the larger size
 _CONFUSIONS_KEPT = 50
 
 
@@ -184,7 +184,7 @@ class ErrorAccumulator:
         label_of = self.categories.label_of
         errors = tuple([e for e in segment_errors(picture) if e.category_id in label_of])
         for e in errors:
-            size = bisect_right(_SIZE_LIMITS, e.area)
+            size = bisect_right(SIZE_LIMITS, e.area)
             at = (label_of[e.category_id], CAUSES.index(e.cause), size, 0 if e.is_truth else 1)
             self._counts[at] = self._counts.get(at, 0) + 1
         pq = picture.matches.pq

@@ -1,0 +1,336 @@
+"""The highest PQ of masks of each stride: against plain loops, at its ends, over processes, and what masks cost."""
+
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from models_contract import CATEGORIES
+from thingstuff.ceiling import Ceiling, ceiling, frame_alone
+from thingstuff.coarse_maps import area_shares, through_cells
+from thingstuff.data.coco import CocoPanoptic
+from thingstuff.data.scenes import SCENE_CATEGORIES, make_scenes
+from thingstuff.errors import InputError
+from thingstuff.evaluation import errors
+from thingstuff.evaluation.evaluator import evaluate
+from thingstuff.head_cost import head_cost, measured
+from thingstuff.models import create
+from thingstuff.panoptic import Panoptic, Segment
+from thingstuff.structures import Frame
+
+Ids = npt.NDArray[np.int32]
+
+
+def panoptic(ids: Ids, labels: dict[int, int], crowds: tuple[int, ...] = ()) -> Panoptic:
+    """A map whose segments have these labels."""
+    present = [i for i in labels if (ids == i).any()]
+    segments = tuple(Segment(i, labels[i], int((ids == i).sum()), iscrowd=i in crowds) for i in present)
+    return Panoptic(ids, segments, CATEGORIES)
+
+
+def whole(height: int, width: int) -> Frame:
+    """The frame of a picture that is neither resized nor padded."""
+    return Frame((height, width), (height, width), (height, width))
+
+
+def blobs(height: int, width: int, seed: int = 0) -> Panoptic:
+    """A map of random blocks: four segments, a crowd among them, and void."""
+    random = np.random.default_rng(seed)
+    ids = np.kron(random.integers(0, 6, (height // 3 + 1, width // 3 + 1)), np.ones((3, 3), int))[:height, :width]
+    return panoptic(ids.astype(np.int32), {1: 0, 2: 1, 3: 2, 4: 3, 5: 1}, crowds=(5,))
+
+
+# Against plain loops
+
+
+def plain(truth: Panoptic, frame: Frame, stride: int) -> Ids:
+    """Reduce and restore a map by loops over cells and pixels: what each cell is covered by, then the best share."""
+    (H, W), (ch, cw) = truth.size, frame.canvas
+    h, w = -(-ch // stride), -(-cw // stride)
+    order = [*(s.id for s in truth.segments), 0]
+    finer = 2  # points along a pixel of the canvas: exact where it is one or two of the picture's
+    points = [(np.arange(side * finer) + 0.5) / finer for side in frame.canvas]
+    shares = np.zeros((len(order), h, w))
+    for y in points[0]:
+        for x in points[1]:
+            py, px = int(y * H / frame.size[0]), int(x * W / frame.size[1])
+            if py < H and px < W:
+                shares[order.index(truth.ids[py, px]), int(y // stride), int(x // stride)] += 1
+    masks = torch.from_numpy(shares / (stride * finer) ** 2)
+    values = frame.restore(masks).round(decimals=9)
+    best = np.array(order)[values.max(0).indices.numpy()].astype(np.int32)
+    crowds = [s.id for s in truth.segments if s.iscrowd]
+    return np.where(np.isin(best, crowds), 0, best).astype(np.int32)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "frame",
+    [whole(16, 24), Frame((32, 32), (24, 30), (24, 30)), Frame((16, 24), (12, 18), (24, 36))],
+    ids=["whole", "padded", "halved"],
+)
+def test_it_is_what_plain_loops_give(frame: Frame, stride: int) -> None:
+    truth = blobs(*frame.original)
+    ours, theirs = through_cells(truth, frame, stride), plain(truth, frame, stride)
+    restored = [frame.restore(_shares(truth, frame, stride, i)[None])[0] for i in np.unique(truth.ids)]
+    first, second = torch.stack(restored).topk(2, dim=0).values
+    sure = (first - second > 1e-5).numpy()  # equal shares are won by whom rounding favours
+    assert sure.mean() > 0.6
+    assert (ours.ids == theirs)[sure].all()
+    assert {s.id: s.area for s in ours.segments} == {
+        i: int((ours.ids == i).sum()) for i in np.unique(ours.ids).tolist() if i
+    }
+
+
+def _shares(truth: Panoptic, frame: Frame, stride: int, value: int) -> Tensor:
+    rows, columns = (
+        area_shares(-(-canvas // stride), canvas, size, original)
+        for canvas, size, original in zip(frame.canvas, frame.size, frame.original, strict=True)
+    )
+    return rows @ torch.from_numpy((truth.ids == value).astype(np.float32)) @ columns.T
+
+
+def test_a_cell_holds_the_share_of_each_pixel() -> None:
+    halves = area_shares(3, 6, 6, 6)
+    assert torch.equal(halves, torch.eye(3).repeat_interleave(2, 1) / 2)
+    larger = area_shares(4, 8, 8, 6)  # a cell of 2 canvas pixels is 1.5 picture pixels wide
+    torch.testing.assert_close(larger[0], torch.tensor([1 / 1.5, 0.5 / 1.5, 0, 0, 0, 0]))
+    beyond = area_shares(3, 12, 6, 6)  # padding covers half of the middle cell
+    assert beyond.sum(1).tolist() == [1, 0.5, 0]
+
+
+# Its ends
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 64)])
+def test_where_nothing_is_resized_stride_1_loses_nothing(size: tuple[int, int]) -> None:
+    truth = blobs(*size)
+    again = through_cells(truth, whole(*size), 1)
+    without_crowds = np.where(truth.ids == 5, 0, truth.ids)
+    assert (again.ids == without_crowds).all()
+    result = evaluate([truth], [again])
+    assert (result.all.pq, result.all.sq, result.all.rq) == (1, 1, 1)
+
+
+def test_a_checkerboard_finer_than_the_stride_loses_everything() -> None:
+    rows, columns = np.indices((64, 64))
+    board = panoptic((1 + (rows + columns) % 2).astype(np.int32), {1: 1, 2: 3})
+    pq = {stride: evaluate([board], [through_cells(board, whole(64, 64), stride)]).all.pq for stride in (1, 2, 4)}
+    assert pq[1] == 1
+    assert pq[2] == pytest.approx(0, abs=0.3)  # every share is a half: one segment has all, IoU 0.5 is no match
+    assert pq[2] == pq[4] == 0
+    coarse = panoptic((1 + (rows // 8 + columns // 8) % 2).astype(np.int32), {1: 1, 2: 3})
+    assert (evaluate([coarse], [through_cells(coarse, whole(64, 64), 2)]).all.pq or 0) > 0.8
+
+
+def test_segments_keep_their_ids_and_a_lost_one_is_gone() -> None:
+    ids = np.full((32, 32), 9, np.int32)
+    ids[9, 9] = 4
+    lost = through_cells(panoptic(ids, {4: 1, 9: 0}), whole(32, 32), 8)
+    assert [(s.id, s.label, s.area) for s in lost.segments] == [(9, 0, 1024)]
+
+
+# A data set
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    make_scenes(folder, 1, 8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_scenes(scenes: Path) -> Ceiling:
+    return ceiling(scenes, short_sides=[64, 128], model="detr-panoptic-tiny", workers=1)
+
+
+def test_finer_masks_and_larger_inputs_reach_more(of_scenes: Ceiling) -> None:
+    pq = [row.pq.all.pq or 0 for row in of_scenes.rows]
+    assert [(row.short_side, row.stride) for row in of_scenes.rows] == [(s, t) for s in (64, 128) for t in (1, 2, 4, 8)]
+    assert all(finer > coarser for finer, coarser in pairwise(pq[:4]))
+    assert all(finer > coarser for finer, coarser in pairwise(pq[4:]))
+    assert all(larger > smaller for smaller, larger in zip(pq[:4], pq[4:], strict=True))
+    assert pq[4] == 1
+    by_size = [row.pq or 0 for row in (of_scenes.rows[6].sizes[size].all for size in errors.SIZES)]
+    assert by_size == sorted(by_size)
+
+
+def test_sizes_add_up(of_scenes: Ceiling) -> None:
+    for row in of_scenes.rows:
+        for n, of_class in enumerate(row.pq.per_class):
+            parts = [row.sizes[size].per_class[n] for size in errors.SIZES]
+            assert sum(p.tp for p in parts) == of_class.tp
+            assert sum(p.fn for p in parts) == of_class.fn
+            assert sum(p.fp for p in parts) == of_class.fp
+            assert sum(p.iou for p in parts) == pytest.approx(of_class.iou)
+
+
+def test_it_is_the_evaluation_of_what_comes_back(scenes: Path, of_scenes: Ceiling) -> None:
+    data = CocoPanoptic.open(scenes, "val")
+    truths = [data.panoptic(n) for n in range(len(data))]
+    with torch.device("meta"):
+        model = create("detr-panoptic-tiny", SCENE_CATEGORIES, **{"preprocess.short_side": 64})
+    frame = frame_alone(model, truths[0].size)
+    assert frame == Frame((64, 96), (64, 80), (128, 160))
+    expected = evaluate(truths, [through_cells(truth, frame, 4) for truth in truths])
+    assert of_scenes.rows[2].pq == expected.pq
+
+
+def test_two_processes_give_what_one_gives(scenes: Path) -> None:
+    done: list[tuple[int, int]] = []
+    options: dict[str, Any] = {"strides": [4], "model": "panoptic-fcn-tiny", "limit": 5}
+    alone = ceiling(scenes, workers=1, progress=lambda *at: done.append(at), **options)
+    assert ceiling(scenes, workers=2, **options).to_json() == alone.to_json()
+    assert alone.pictures == 5
+    assert done == [(n, 5) for n in range(1, 6)]
+
+
+def test_what_cannot_be_measured_is_refused(scenes: Path) -> None:
+    for wrong, told in (
+        ({"strides": [3]}, "stride 3"),
+        ({"strides": []}, "no strides"),
+        ({"short_sides": [16]}, "short side 16"),
+        ({"max_side": 9}, "max side 9"),
+        ({"limit": 0}, "limit 0"),
+        ({"workers": 0}, "workers=0"),
+        ({"model": "no-such"}, "no-such"),
+        ({"split": "test"}, "test"),
+    ):
+        with pytest.raises(InputError, match=told):
+            ceiling(scenes, **wrong)  # type: ignore[arg-type]
+
+
+# The command
+
+
+def call(*words: object) -> int:
+    from thingstuff.cli import main
+
+    before, sys.argv = sys.argv, ["thingstuff", *map(str, words)]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_the_command_prints_and_writes_what_is_measured(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ceiling.json"
+    options = ["--strides", "4,8", "--short-side", "64,128", "--model", "detr-panoptic-tiny", "--workers", 1]
+    assert call("ceiling", scenes, *options, "--json", file) == 0
+    shown = capsys.readouterr().out
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["short_side"], row["stride"]) for row in rows] == [(64, 4), (64, 8), (128, 4), (128, 8)]
+    for row in rows:
+        assert f"{100 * row['pq']['all']['pq']:.1f}" in shown
+        assert row["costs"][0]["each"]["multiply_adds"] > 0
+    assert "pictures: 8" in shown
+    assert call("ceiling", scenes, *options, "--json", file) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert call("ceiling", scenes, "--strides", "1,two") == 2
+    assert "--strides '1,two'" in capsys.readouterr().err
+    assert call("ceiling", scenes, "--model", "panoptic-fpn-tiny", "--strides", "4", "--workers", 1) == 0
+    assert "the same at every stride" in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_the_command_with_130(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("thingstuff.ceiling_command.ceiling", interrupted)
+    assert call("ceiling", scenes) == 130
+
+
+def test_a_picture_whose_map_is_damaged_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_scenes(tmp_path / "data", 1, 2)
+    broken = sorted((tmp_path / "data" / "panoptic_val").glob("*.png"))[1]
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert call("ceiling", tmp_path / "data", "--workers", 1) == 2
+    assert broken.name in capsys.readouterr().err
+
+
+# What masks cost
+
+
+def conv_adds(shapes: list[tuple[int, int]], cells: list[int], taps: int = 9) -> int:
+    return sum(a * b * taps * n for (a, b), n in zip(shapes, cells, strict=True))
+
+
+def model_without_weights(name: str, **changes: Any) -> Any:
+    with torch.device("meta"):
+        return create(name, CATEGORIES, **changes)
+
+
+def test_the_cost_of_detr_at_stride_4_is_that_of_its_own_head() -> None:
+    model = model_without_weights("detr-panoptic-tiny").to_empty(device="cpu")
+    projected = torch.zeros(1, 128, 4, 5)
+    stages = {s: torch.zeros(1, model.backbone.channels[s], 128 >> s, 160 >> s) for s in (2, 3, 4)}
+    cost = head_cost(model, (128, 160), 4)
+    assert cost is not None
+    with FlopCounterMode(display=False) as once:
+        parts = model.mask_head.picture_parts(projected, stages)
+    flops = []
+    for queries in (1, 2):
+        with FlopCounterMode(display=False) as counter:
+            masks = model.mask_head(parts, torch.zeros(queries, 8, 4, 5))
+        assert masks.shape == (queries, 32, 40)
+        flops.append(counter.get_total_flops())
+    assert cost.once.multiply_adds == once.get_total_flops() // 2
+    assert cost.each.multiply_adds == (flops[1] - flops[0]) // 2
+    assert cost.mask == "query"
+
+
+def test_the_cost_of_detr_by_hand() -> None:
+    """A conv after an upsampling is four 2x2 convs on one cell more along each side, see the mask head."""
+    d, heads, (h, w) = 128, 8, (4, 5)
+    widths = [d + heads, d + heads, d // 2, d // 4, d // 8, d // 16]
+    grids = [(h << n) * (w << n) for n in range(6)]
+    doubled = [((h << n) + 1) * ((w << n) + 1) for n in range(6)]
+    model = model_without_weights("detr-panoptic-tiny")
+    first = 9 * grids[0] * (heads * (d + heads) + (d + heads) * d // 2)
+    ups = [16 * widths[n] * widths[n + 1] * doubled[n - 2] for n in (2, 3, 4)]
+    finer = [16 * widths[5] ** 2 * doubled[n] for n in (3, 4)]
+    for stride, stages in ((8, ups[:2]), (4, ups), (2, [*ups, finer[0]]), (1, [*ups, *finer])):
+        cost = head_cost(model, (128, 160), stride)
+        last = widths[2 + len(stages[:3])]
+        assert cost is not None
+        assert cost.each.multiply_adds == first + sum(stages) + 9 * last * grids[len(stages)], stride
+
+
+def test_the_cost_of_panoptic_fcn_by_hand() -> None:
+    model = model_without_weights("panoptic-fcn-tiny")
+    E, C, blocks = 32, 64, 2
+    for stride in (1, 2, 4, 8):
+        cost = head_cost(model, (128, 160), stride)
+        assert cost is not None
+        cells = {s: 128 * 160 // s**2 for s in (1, 2, 4, 8)}
+        finer = sum(9 * C * C * cells[2 * s] for s in (2, 1) if s >= stride)
+        assert cost.once.multiply_adds == finer + 9 * cells[stride] * ((C + 2) * E + (blocks - 1) * E * E)
+        assert cost.each.multiply_adds == E * cells[stride]
+        assert cost.each.bytes == 4 * cells[stride]  # what the sigmoid keeps: its result
+
+
+def test_memory_is_what_autograd_keeps() -> None:
+    conv = torch.nn.Conv2d(3, 5, 3, padding=1)
+    x = torch.zeros(1, 3, 8, 8)
+    assert measured(lambda: conv(x).relu()).bytes == 4 * (3 + 5) * 64  # the conv's input and the ReLU's result
+    assert measured(lambda: conv(x).relu()).multiply_adds == 64 * 9 * 15
+
+
+def test_panoptic_fpn_has_no_stride_and_strange_strides_are_refused() -> None:
+    assert head_cost(model_without_weights("panoptic-fpn-tiny"), (64, 64), 4) is None
+    with pytest.raises(InputError, match="stride 16"):
+        head_cost(model_without_weights("detr-panoptic-tiny"), (64, 64), 16)
