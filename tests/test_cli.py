@@ -70,6 +70,8 @@ def test_a_run_folder_holds_all_of_a_run(run: Path) -> None:
         "result.json",
         "report.html",
         "overlays",
+        "progress",
+        "progress.gif",
     }
     assert len(list((run / "overlays").glob("*.jpg"))) == 2
 

@@ -6,47 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drawn_maps import CATEGORIES, crowded, two_cups
 from thingstuff import drawing
-from thingstuff.drawing import colour_map, overlay, write_labels
+from thingstuff.drawing import colour_map, overlay, resized_map
 from thingstuff.errors import InputError
-from thingstuff.panoptic import Categories, Panoptic, Segment
-
-CATEGORIES = Categories(("cup", "table"), (True, False), (7, 3), ((40, 90, 200), (150, 120, 60)))
-
-
-def two_cups(height: int = 120, width: int = 160, score: float | None = None) -> Panoptic:
-    """A table with two cups on it; the lowest tenth is void."""
-    ids = np.full((height, width), 500, dtype=np.int32)
-    ids[height // 6 : height // 2, width // 10 : width // 2] = 70_000
-    ids[height // 6 : height // 2, width * 6 // 10 : width * 9 // 10] = 2
-    ids[height * 9 // 10 :] = 0
-    segments = (Segment(70_000, 0, 1, score), Segment(500, 1, 1), Segment(2, 0, 1, score))
-    return Panoptic(ids, segments, CATEGORIES)
+from thingstuff.panoptic import Panoptic, Segment
 
 
 @pytest.fixture
 def nameless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "_write_names", lambda *_: None)
-
-
-def written(panoptic: Panoptic, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[tuple[int, int, int, int]]]:
-    """Draw, and return every text written and every box darkened for one."""
-    texts, boxes = [], []
-    text, paste = drawing.ImageDraw.ImageDraw.text, Image.Image.paste
-
-    def text_seen(self, place, value, **rest):
-        texts.append(value)
-        return text(self, place, value, **rest)
-
-    def paste_seen(self, image, box):
-        boxes.append(box)
-        return paste(self, image, box)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(drawing.ImageDraw.ImageDraw, "text", text_seen)
-        patch.setattr(Image.Image, "paste", paste_seen)
-        overlay(panoptic)
-    return texts, boxes
+    monkeypatch.setattr(drawing, "write_names", lambda *_: None)
 
 
 def test_colours_are_the_classes_and_instances_differ():
@@ -68,14 +37,6 @@ def test_stuff_has_one_colour_however_many_segments():
     assert (colors == CATEGORIES.colors[1]).all()
 
 
-@pytest.mark.parametrize("color", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (220, 20, 60)])
-def test_many_instances_of_one_class_have_shades_of_their_own(color):
-    categories = Categories(("cup",), (True,), (1,), (color,))
-    ids = np.arange(1, 8, dtype=np.int32)[None]
-    colors = colour_map(Panoptic(ids, tuple(Segment(i, 0, 1) for i in range(1, 8)), categories))
-    assert len(np.unique(colors[0], axis=0)) == 7
-
-
 def test_ids_that_no_segment_owns_are_void():
     colors = colour_map(Panoptic(np.array([[9, 1, -4]], dtype=np.int32), (Segment(1, 1, 1),), CATEGORIES))
     assert colors[0].tolist() == [[0, 0, 0], list(CATEGORIES.colors[1]), [0, 0, 0]]
@@ -89,15 +50,6 @@ def test_alpha_mixes_picture_and_colour(alpha, share):
     assert (image.mode, image.size) == ("RGB", (160, 120))
     expected = [200 * (1 - share) + c * share for c in CATEGORIES.colors[1]]
     assert np.abs(np.array(image)[80, 5] - np.array(expected)).max() <= 1
-
-
-@pytest.mark.usefixtures("nameless")
-def test_void_is_the_picture_dimmed_and_striped():
-    picture = np.full((120, 160, 3), 160, dtype=np.uint8)
-    void = np.array(overlay(two_cups(), picture))[112:]
-    assert sorted(np.unique(void)) == [50, 90]
-    bare = np.array(overlay(two_cups()))[112:]
-    assert len(np.unique(bare)) == 2
 
 
 @pytest.mark.usefixtures("nameless")
@@ -117,61 +69,6 @@ def test_borders_grow_with_the_picture():
     ids[:, 1350:] = 2
     image = np.array(overlay(Panoptic(ids, (Segment(1, 1, 1), Segment(2, 1, 1)), CATEGORIES)))
     assert np.flatnonzero((image[2] == 255).all(axis=1)).tolist() == [1347, 1348, 1349]
-
-
-def test_names_stand_inside_their_segments(monkeypatch):
-    panoptic = two_cups(480, 640, score=0.876)
-    texts, boxes = written(panoptic, monkeypatch)
-    assert texts == ["cup 0.88", "cup 0.88", "table"]
-    owners = [int(panoptic.ids[(t + b) // 2, (left + r) // 2]) for left, t, r, b in boxes]
-    assert owners == [70_000, 2, 500]
-
-
-def test_stuff_and_ground_truth_show_no_score(monkeypatch):
-    ids = np.ones((200, 300), dtype=np.int32)
-    assert written(Panoptic(ids, (Segment(1, 1, 1, 0.5),), CATEGORIES), monkeypatch)[0] == ["table"]
-    assert written(Panoptic(ids, (Segment(1, 0, 1),), CATEGORIES), monkeypatch)[0] == ["cup"]
-    assert written(Panoptic(ids, (Segment(1, 0, 1, None, True),), CATEGORIES), monkeypatch)[0] == ["cup (crowd)"]
-
-
-def test_names_never_cover_each_other_nor_what_they_name(monkeypatch):
-    rng = np.random.default_rng(0)
-    ids = np.ones((240, 320), dtype=np.int32)
-    for i in range(2, 60):
-        y, x, height, width = rng.integers(0, 220), rng.integers(0, 300), rng.integers(6, 60), rng.integers(6, 60)
-        ids[y : y + height, x : x + width] = i
-    present = [int(i) for i in np.unique(ids)]
-    names = tuple(f"s{i}" for i in present)
-    categories = Categories(names, (True,) * len(present), tuple(present))
-    segments = tuple(Segment(i, label, 1, 0.9) for label, i in enumerate(present))
-    texts, boxes = written(Panoptic(ids, segments, categories), monkeypatch)
-    assert 10 < len(texts) == len(boxes) < len(segments)
-    assert len({text.endswith("0.90") for text in texts}) == 2  # the score is left out where only the name fits
-    for i, (text, (left, top, right, bottom)) in enumerate(zip(texts, boxes, strict=True)):
-        owner = int(text.split()[0][1:])
-        assert 0 <= left < right <= 320
-        assert 0 <= top < bottom <= 240
-        assert ids[(top + bottom) // 2, (left + right) // 2] == owner
-        assert (right - left) * (bottom - top) <= (ids == owner).sum()
-        assert all(right <= b[0] or b[2] <= left or bottom <= b[1] or b[3] <= top for b in boxes[i + 1 :])
-
-
-def test_a_ring_is_named_on_the_ring(monkeypatch):
-    ids = np.ones((300, 400), dtype=np.int32)
-    ids[60:240, 60:340] = 2
-    panoptic = Panoptic(ids, (Segment(1, 1, 1), Segment(2, 0, 1)), CATEGORIES)
-    _, boxes = written(panoptic, monkeypatch)
-    centres = [ids[(t + b) // 2, (left + r) // 2] for left, t, r, b in boxes]
-    assert sorted(centres) == [1, 2]
-
-
-def test_long_and_foreign_names_are_drawn(monkeypatch):
-    categories = Categories(("a very\nlong name that never ends", "水"), (False, True), (1, 2))
-    ids = np.ones((200, 300), dtype=np.int32)
-    ids[:, 150:] = 2
-    texts, _ = written(Panoptic(ids, (Segment(1, 0, 1), Segment(2, 1, 1)), categories), monkeypatch)
-    assert texts[0] == "水"
-    assert all(len(text) <= 24 and "\n" not in text for text in texts)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 400), (400, 1), (3, 3)])
@@ -225,24 +122,61 @@ def test_wrong_pictures_are_refused(tmp_path: Path):
     Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
     with pytest.raises(InputError, match=r"small\.png"):
         overlay(panoptic, tmp_path / "small.png")
-    for alpha in (-0.1, 1.5):
+    for alpha in (-0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match="alpha"):
             overlay(panoptic, alpha=alpha)
+        with pytest.raises(InputError, match="alpha"):
+            panoptic.draw(alpha=alpha)
     with pytest.raises(InputError, match="nothing to draw"):
         overlay(Panoptic(np.zeros((0, 4), dtype=np.int32), (), CATEGORIES))
 
 
-def test_labels_keep_off_what_is_taken_and_take_the_first_text_that_fits():
-    places = np.ones((100, 200), dtype=np.int64)
-    places[:, 150:] = 2
-    labels = {1: ["far too long for a picture of so small a size", "short"], 2: ["b"]}
-    image = Image.new("RGB", (200, 100))
-    (first, second) = boxes = write_labels(image, places, labels)
-    assert first[2] - first[0] < 60
-    assert first[2] <= second[0]
-    assert np.array(image)[first[1] : first[3], first[0] : first[2]].any()
-    again = Image.new("RGB", (200, 100))
-    everything = (0, 0, 200, 100)
-    assert write_labels(again, places, labels, [everything]) == [everything]
-    assert not np.array(again).any()
-    assert write_labels(again, places, {2: ["b"]}, boxes[:1]) == boxes
+def test_drawing_passes_on_what_is_chosen():
+    picture = np.random.default_rng(2).integers(0, 255, (120, 160, 3)).astype(np.uint8)
+    panoptic = two_cups()
+    chosen = {"legend": True, "labels": False, "borders": False}
+    assert panoptic.draw(picture, alpha=0.3, **chosen).tobytes() == overlay(panoptic, picture, 0.3, **chosen).tobytes()
+    assert panoptic.draw(picture).tobytes() == overlay(panoptic, picture).tobytes()
+
+
+def test_labels_and_borders_can_be_left_out():
+    panoptic = two_cups(240, 320)
+    flat = np.array(panoptic.draw(labels=False, borders=False))
+    known = panoptic.ids > 0
+    assert (flat[known] == colour_map(panoptic)[known]).all()
+    bordered, lettered = (np.array(panoptic.draw(labels=b, borders=not b)) for b in (False, True))
+    assert 0 < (bordered != flat).any(axis=2).mean() < 0.03
+    letters = (lettered != flat).any(axis=2)
+    assert 0 < letters.mean() < 0.1
+    assert not letters[panoptic.ids == 0].any()
+
+
+def test_borders_fall_where_segments_meet():
+    panoptic = crowded(5)
+    flat, bordered = (np.array(overlay(panoptic, labels=False, borders=b)) for b in (False, True))
+    ids, changed = panoptic.ids, (flat != bordered).any(axis=2)
+    meets = np.zeros(ids.shape, dtype=bool)
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    for side in (meets[:, 1:], meets[:, :-1]):
+        side |= across
+    for side in (meets[1:], meets[:-1]):
+        side |= down
+    assert (changed == meets).all()
+
+
+def test_pictures_may_be_very_small_or_large():
+    small = Panoptic(np.ones((8, 8), dtype=np.int32), (Segment(1, 0, 64, 0.5),), CATEGORIES)
+    assert (np.array(overlay(small)) == CATEGORIES.colors[0]).all()
+    assert overlay(small, legend=True).size[0] >= 160
+    ids = np.ones((40, 9000), dtype=np.int32)
+    ids[:, 4500:] = 2
+    large = Panoptic(ids, (Segment(1, 1, 1), Segment(2, 0, 1)), CATEGORIES)
+    assert overlay(large, np.zeros((40, 9000, 3), dtype=np.uint8)).size == (9000, 40)
+
+
+def test_a_map_is_resized_by_its_nearest_pixels():
+    ids = np.array([[1, 2, 3, 4]], dtype=np.int32)
+    panoptic = Panoptic(ids, tuple(Segment(i, 1, 1) for i in range(1, 5)), CATEGORIES)
+    assert resized_map(panoptic, (2, 8)).ids.tolist() == [[1, 1, 2, 2, 3, 3, 4, 4]] * 2
+    assert resized_map(panoptic, (1, 2)).ids.tolist() == [[2, 4]]
+    assert resized_map(panoptic, (1, 2)).segments == panoptic.segments

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.data.scenes import SceneConfig, make_scenes
 from thingstuff.errors import InputError
 from thingstuff.evaluation.evaluator import evaluate
+from thingstuff.io import read_picture
 from thingstuff.models import create
 from thingstuff.predicting import PictureFile, find_pictures, image_ids, predict_pictures
 
@@ -64,6 +66,21 @@ def test_subfolders_are_looked_into_and_kept(data: Path, tmp_path: Path) -> None
     ]
     maps = [f"panoptic/{n[:-4]}.png" for n in names]
     assert files(tmp_path / "out") == [*(f"overlays/{n}" for n in names), "panoptic.json", *maps]
+
+
+def test_overlays_are_drawn_as_asked(data: Path, tmp_path: Path) -> None:
+    picture = data / "val" / "1.jpg"
+    for name, options in (("usual", {}), ("told", {"legend": True}), ("bare", {"alpha": 0.0})):
+        predict(data, tmp_path / name, [picture], **options)
+    drawn = {name: read_picture(tmp_path / name / "overlays" / "1.jpg") for name in ("usual", "told", "bare")}
+    assert drawn["usual"].size == drawn["bare"].size == (60, 48)
+    assert drawn["told"].height > 48
+    original = np.array(read_picture(picture)).astype(int)
+    usual, bare = (np.median(np.abs(np.array(drawn[name]) - original)) for name in ("usual", "bare"))
+    assert bare < usual / 3
+    with pytest.raises(InputError, match=r"alpha 2\.0"):
+        predict(data, tmp_path / "none", [picture], alpha=2.0)
+    assert not (tmp_path / "none").exists()
 
 
 def test_predictions_in_subfolders_are_scored(data: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What every part of the package speaks of: categories, segments, and a picture's panoptic map (no torch here)."""
 
 import colorsys
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -179,14 +180,38 @@ class Panoptic:
             infos.append(info if s.score is None else {**info, "score": round(s.score, 6)})
         return {"image_id": image_id, "file_name": file_name, "segments_info": infos}
 
-    def draw(self, picture: "str | Path | Image.Image | npt.NDArray[np.uint8] | None" = None) -> "Image.Image":
+    def draw(
+        self,
+        picture: "str | Path | Image.Image | npt.NDArray[np.uint8] | None" = None,
+        *,
+        alpha: float = 0.55,
+        legend: bool = False,
+        labels: bool = True,
+        borders: bool = True,
+    ) -> "Image.Image":
         """Draw the map over its picture (or alone): a colour per class, a shade per instance, borders and names.
 
-        Raises `InputError` where the picture's size is not the map's.
+        `alpha` is how much of the colours covers the picture, 0 to 1; a `legend` goes below. Void is hatched. Lettering
+        is ASCII: accents are left out, and names in other scripts are told by their category id (class 7). Raises
+        `InputError` where the picture's size is not the map's, or alpha is out of range.
         """
         from thingstuff.drawing import overlay
 
-        return overlay(self, picture)
+        return overlay(self, picture, alpha, legend=legend, labels=labels, borders=borders)
+
+    def to_supervision(self, *, things_only: bool = False) -> Any:
+        """Return the segments as `supervision.Detections`, for that package's annotators, trackers and zones.
+
+        `xyxy` [N, 4] in pixels, right and lower end excluded; `mask` [N, H, W] bool; `class_id` [N] the label, which
+        counts from 0 as `categories.names` does; `confidence` [N] where every segment has a score, else None; `data`
+        holds class_name, category_id, segment_id, is_thing and is_crowd. A segment without a pixel is left out. Raises
+        `InputError` where the package supervision (pip install supervision) is missing.
+        """
+        try:
+            supervision = importlib.import_module("supervision")
+        except ImportError as error:
+            raise InputError(f"to_supervision needs a package ({error}); pip install supervision") from None
+        return supervision.Detections(**_detections(self, things_only))
 
     def save(self, folder: "str | Path", stem: str = "picture", overwrite: bool = False) -> Path:
         """Write `folder`/panoptic/`stem`.png and `folder`/panoptic.json (COCO panoptic) and return the JSON's path.
@@ -196,6 +221,34 @@ class Panoptic:
         from thingstuff.coco_writing import write_coco_panoptic
 
         return write_coco_panoptic(folder, {stem: self}, overwrite=overwrite)
+
+
+def _detections(panoptic: Panoptic, things_only: bool) -> dict[str, Any]:
+    """Return what `supervision.Detections` is built of; see `Panoptic.to_supervision`."""
+    categories, (height, width) = panoptic.categories, panoptic.size
+    boxes = segment_boxes(panoptic.ids, [s.id for s in panoptic.segments])
+    kept = [
+        (segment, box)
+        for segment, box in zip(panoptic.segments, boxes, strict=True)
+        if box[2] and (categories.things[segment.label] or not things_only)
+    ]
+    masks = np.zeros((len(kept), height, width), dtype=np.bool_)
+    for mask, (segment, _) in zip(masks, kept, strict=True):
+        np.equal(panoptic.ids, segment.id, out=mask)
+    scores = [s.score for s, _ in kept if s.score is not None]
+    return {
+        "xyxy": np.array([(x, y, x + w, y + h) for _, (x, y, w, h) in kept], dtype=np.float32).reshape(-1, 4),
+        "mask": masks,
+        "confidence": np.array(scores, dtype=np.float32) if len(scores) == len(kept) else None,
+        "class_id": np.array([s.label for s, _ in kept], dtype=np.int64),
+        "data": {
+            "class_name": np.array([panoptic.name(s) for s, _ in kept], dtype=np.str_),
+            "category_id": np.array([categories.ids[s.label] for s, _ in kept], dtype=np.int64),
+            "segment_id": np.array([s.id for s, _ in kept], dtype=np.int64),
+            "is_thing": np.array([categories.things[s.label] for s, _ in kept], dtype=np.bool_),
+            "is_crowd": np.array([s.iscrowd for s, _ in kept], dtype=np.bool_),
+        },
+    }
 
 
 def segment_boxes(ids: npt.NDArray[np.int32], wanted: Sequence[int]) -> list[tuple[int, int, int, int]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from thingstuff.coco_writing import MAPS, CocoPanopticWriter
 from thingstuff.convert.picture_files import PICTURE_SUFFIXES
+from thingstuff.drawing import check_alpha
 from thingstuff.errors import InputError
 from thingstuff.io import read_picture, read_sections
 from thingstuff.models.base import PanopticModel
@@ -54,15 +55,19 @@ def predict_pictures(
     *,
     overwrite: bool = False,
     images: Path | None = None,
+    alpha: float = 0.55,
+    legend: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write out/panoptic/*.png, out/panoptic.json (COCO panoptic) and out/overlays/*.jpg; return the JSON's path.
 
-    Subfolders in the pictures' names are kept; see `image_ids` for `images`. Every picture is opened first, so that a
-    broken one is told before work begins. Raises `InputError` for broken pictures, two pictures of one name, pictures
-    that lie where maps or overlays go, and an output folder that is in use.
+    Subfolders in the pictures' names are kept; see `image_ids` for `images`, `Panoptic.draw` for `alpha` and `legend`.
+    Every picture is opened first, so that a broken one is told before work begins. Raises `InputError` for broken
+    pictures, two pictures of one name, pictures that lie where maps or overlays go, an output folder that is in use,
+    and an alpha out of range.
     """
     check_output(out, overwrite)
+    check_alpha(alpha)
     _check_pictures(pictures, out)
     ids = image_ids(pictures, images)
     writer = CocoPanopticWriter(out, model.categories, overwrite=overwrite)
@@ -74,7 +79,7 @@ def predict_pictures(
             writer.add(picture.stem, panoptic, ids[picture], picture.name)
             overlay = out / OVERLAYS / f"{picture.stem}.jpg"
             overlay.parent.mkdir(parents=True, exist_ok=True)
-            panoptic.draw(picture.path).save(overlay, quality=90)
+            panoptic.draw(picture.path, alpha=alpha, legend=legend).save(overlay, quality=90)
         if progress:
             progress(begin + len(share), len(pictures))
     return writer.close()

@@ -1,7 +1,7 @@
 """Run folders: what `thingstuff train` and `evaluate` do, as functions.
 
 A run folder holds config.yaml (enough to run it again), metrics.jsonl, best.safetensors and last.safetensors,
-result.json, overlays/ and report.html.
+result.json, overlays/, progress/ and progress.gif (a val picture's prediction as training went on) and report.html.
 """
 
 import json
@@ -23,6 +23,7 @@ from thingstuff.checking.quick import quick_check
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
+from thingstuff.evaluation.best_pictures import best_positions, better_than
 from thingstuff.evaluation.pq import PQResult
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.io import atomic_write
@@ -34,13 +35,14 @@ from thingstuff.recipes import default_recipe, model_of, recipe_for
 from thingstuff.recipes.settings import changed_training, shortest_settings
 from thingstuff.report import Example, RunReport, write_report
 from thingstuff.scoring import evaluate_model, make_examples, spread, worst_positions
-from thingstuff.training import Listener, TrainConfig, fit
+from thingstuff.training import Listener, Silence, TrainConfig, fit
+from thingstuff.training_progress import GIF, ProgressListener, frame_files, write_gif
 from thingstuff.transfer import settings_of, take_over
 from thingstuff.weights import load_backbone
 
 CONFIG, METRICS, RESULT, REPORT = "config.yaml", "metrics.jsonl", "result.json", "report.html"
-OWN_FILES = (CONFIG, METRICS, RESULT, REPORT, f"best{checkpoint.SUFFIX}", f"last{checkpoint.SUFFIX}")
-EXAMPLES, WORST = 12, 6
+OWN_FILES = (CONFIG, METRICS, RESULT, REPORT, GIF, f"best{checkpoint.SUFFIX}", f"last{checkpoint.SUFFIX}")
+EXAMPLES, WORST, BEST = 12, 6, 4
 DEFAULT_MODEL = "panoptic-fcn-r50"
 MASKS_RECIPE = "detr-masks"
 """What goes on after a training of boxes alone."""
@@ -241,7 +243,10 @@ def train_run(
         _clear(out, resume)
         atomic_write(out / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
-    fit(model, train, val, config.train, out, resume=resume, listener=listener, ready=ready)
+    told = listener or Silence()
+    if val is not None and is_main_process() and _measurable(model, config.train):
+        told = ProgressListener(model, val, out, told)
+    fit(model, train, val, config.train, out, resume=resume, listener=told, ready=ready)
     if not is_main_process():
         return RunResult(out, out / REPORT, None, _measurable(model, config.train))
     return finish_run(config, out, val, extras or Extras(), listener)
@@ -297,7 +302,8 @@ def _clear(out: Path, resume: bool) -> None:
     """Make the run folder, or empty it of an earlier run's own files."""
     out.mkdir(parents=True, exist_ok=True)
     if not resume:
-        for path in [*(out / name for name in OWN_FILES), *(out / OVERLAYS).glob("*.jpg")]:
+        frames = [path for path, _ in frame_files(out)]
+        for path in [*(out / name for name in OWN_FILES), *(out / OVERLAYS).glob("*.jpg"), *frames]:
             path.unlink(missing_ok=True)
 
 
@@ -308,7 +314,7 @@ def finish_run(
     history = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
     empty = PQResult.of([], 0)
     result: Evaluation | None = None
-    examples, worst, notes = [], [], dict(extras.notes)
+    examples, worst, best, notes = [], [], [], dict(extras.notes)
     model = checkpoint.load(out)
     measurable = _measurable(model, config.train)
     if not measurable:
@@ -318,6 +324,7 @@ def finish_run(
         atomic_write(out / RESULT, json.dumps(result.to_json(), indent=1))
         examples = make_examples(model, val, spread(len(val), EXAMPLES))
         worst = make_examples(model, val, worst_positions(val, result)[:WORST])
+        best = make_examples(model, val, _best_positions(result))
         _write_overlays(out / OVERLAYS, examples)
     report = RunReport(
         title=extras.title,
@@ -331,8 +338,16 @@ def finish_run(
         notes=notes,
         evaluation=result,
         worst=worst,
+        best=best,
+        progress=write_gif(out),
     )
     return RunResult(out, write_report(out / REPORT, report), result, measurable)
+
+
+def _best_positions(result: Evaluation) -> list[int]:
+    """Return where the best pictures stand in a split, none of which is as bad as the worst that are shown."""
+    assert result.sums is not None
+    return best_positions(result.sums, BEST, better_than([picture.pq for picture in result.errors.worst[:WORST]]))
 
 
 def _measurable(model: PanopticModel, train: TrainConfig) -> bool:
