@@ -7,7 +7,7 @@ import pytest
 
 import error_scene
 from error_scene import SCALE, errors, prediction, truth
-from thingstuff import drawing
+from thingstuff import drawing_labels
 from thingstuff.error_pictures import CAUSE_COLOURS, error_overlay
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import CAUSES, SegmentError
@@ -34,7 +34,7 @@ def lab(color: tuple[int, int, int], sight: str) -> np.ndarray:
 
 @pytest.fixture
 def nameless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thingstuff.error_pictures.write_labels", lambda *_: [])
+    monkeypatch.setattr("thingstuff.error_pictures.write_labels", lambda *_, **__: [])
 
 
 def square(image: np.ndarray, row: int, column: int) -> np.ndarray:
@@ -92,13 +92,13 @@ def test_borders_are_solid_for_truths_and_dashed_for_predictions():
 
 def test_labels_name_cause_and_class(monkeypatch):
     texts = []
-    text = drawing.ImageDraw.ImageDraw.text
+    text = drawing_labels.ImageDraw.ImageDraw.text
 
     def text_seen(self, place, value, **rest):
         texts.append(value)
         return text(self, place, value, **rest)
 
-    monkeypatch.setattr(drawing.ImageDraw.ImageDraw, "text", text_seen)
+    monkeypatch.setattr(drawing_labels.ImageDraw.ImageDraw, "text", text_seen)
     error_overlay(None, truth(), prediction(), errors())
     expected = ["missed: car", "wrong class: car as dog", "split: dog", "poor mask: dog", "merged: dog", "merged: dog"]
     assert sorted(texts) == sorted([*expected, "duplicate: dog", "false: dog"])

@@ -20,7 +20,7 @@ from thingstuff.panoptic import Panoptic, Segment
 from thingstuff.report import Example, RunReport, write_report
 from thingstuff.report_page import MEANINGS, points
 
-SECTIONS = ["result", "why", "classes", "worst", "again"]
+SECTIONS = ["result", "worst", "why", "classes", "again"]
 ALL = (None, None, "no segment at all")
 
 
@@ -149,6 +149,41 @@ def test_the_worst_pictures_show_and_list_their_errors(page: Page):
     assert areas == sorted(areas, reverse=True)
 
 
+def test_the_best_pictures_stand_after_the_worst(tmp_path: Path):
+    best = [worst(name="good.jpg", pq=0.987, errors=()), worst(name="fair.jpg", pq=0.7)]
+    page = Page(write_evaluation_report(tmp_path / "r.html", report(best=best)))
+    assert [section["id"] for section in page.all("section")] == ["result", "worst", "best", "why", "classes", "again"]
+    words = " ".join(page.text["best"].split())
+    assert words.index("good.jpg PQ 98.7") < words.index("fair.jpg PQ 70.0")
+    assert [article["id"] for article in page.all("article")] == ["worst-1", "best-1", "best-2"]
+    run = Page(write_report(tmp_path / "run.html", run_report(best=best)))
+    assert run.rows["best"] == page.rows["best"]
+    assert [link["href"] for link in run.all("a")][1:4] == ["#worst", "#best", "#why"]
+
+
+def test_an_evaluation_of_a_model_has_its_settings(tmp_path: Path):
+    page = Page(write_evaluation_report(tmp_path / "r.html", report(config_yaml="model:\n  depth: <50>\n")))
+    assert [section["id"] for section in page.all("section")] == [*SECTIONS[:-1], "config", "again"]
+    assert "model:\n  depth: <50>" in page.text["config"]
+
+
+def test_of_many_pictures_the_first_are_unfolded(tmp_path: Path):
+    evaluation = error_scene.evaluation()
+    (row,) = evaluation.errors.worst
+    listed = replace(evaluation, errors=replace(evaluation.errors, worst=(row,) * 4))
+    page = Page(write_evaluation_report(tmp_path / "r.html", report(evaluation=listed, worst=[worst()] * 4)))
+    assert ["open" in folded for folded in page.all("details")] == [True, True, False, False]
+
+
+def test_errors_know_the_segments_they_speak_of(page: Page):
+    rows = [row for row in page.all("tr") if "data-place" in row]
+    sides = {"truth": error_scene.truth(), "prediction": error_scene.prediction()}
+    named = {
+        (row["data-side"], sides[row["data-side"] or ""].segments[int(row["data-place"] or 0) - 1].id) for row in rows
+    }
+    assert named == {("truth" if e.is_truth else "prediction", e.segment_id) for e in error_scene.errors()}
+
+
 def test_the_worst_pictures_are_listed_with_id_and_name_and_lead_to_what_is_shown(tmp_path: Path):
     evaluation = error_scene.evaluation()
     (row,) = evaluation.errors.worst
@@ -241,6 +276,20 @@ def test_twenty_noisy_pictures_stay_below_5_mb(tmp_path: Path):
     assert 1_000_000 < path.stat().st_size < 5_000_000
 
 
+def test_maps_of_very_many_segments_take_the_room_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Noise in pictures and maps alike, each speck a segment of its own."""
+    rng = np.random.default_rng(0)
+    ids = rng.permutation(np.arange(1, 401, dtype=np.int32)).reshape(20, 20).repeat(10, 0).repeat(10, 1)
+    specks = Panoptic(ids, tuple(Segment(i, i % 3, 100) for i in range(1, 401)), error_scene.CATEGORIES)
+    noise = rng.integers(0, 256, (*ids.shape, 3)).astype(np.uint8)
+    monkeypatch.setattr("thingstuff.report_pictures.overlay", lambda _, picture: picture)  # to write names takes long
+    monkeypatch.setattr("thingstuff.report_pictures._BYTES", 600_000)
+    examples = [Example(f"{i}.jpg", noise, specks, specks, 1.0) for i in range(4)]
+    bare = write_evaluation_report(tmp_path / "bare.html", report(worst=[])).stat().st_size
+    size = write_evaluation_report(tmp_path / "r.html", report(worst=examples)).stat().st_size - bare
+    assert 400_000 < size < 600_000 * 4 / 3 + 12_000
+
+
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path):
     one, two = (write_evaluation_report(tmp_path / f"{i}.html", report()) for i in (1, 2))
     assert one.read_bytes() == two.read_bytes()
@@ -255,7 +304,7 @@ def test_errors_of_another_picture_are_refused(tmp_path: Path):
 
 def test_the_report_of_a_run_says_why_too(tmp_path: Path, page: Page):
     shown = Page(write_report(tmp_path / "r.html", run_report()))
-    sections = ["result", "why", "curves", "classes", "worst", "examples", "config", "again"]
+    sections = ["result", "worst", "why", "curves", "classes", "examples", "config", "again"]
     assert [section["id"] for section in shown.all("section")] == sections
     assert [link["href"] for link in shown.all("a")] == [*(f"#{section}" for section in sections), "#worst-1"]
     assert shown.rows["why"] == page.rows["why"]

@@ -216,15 +216,22 @@ def test_dangers_are_seen(code: str, count: int) -> None:
 
 
 CORE = {"errors", "sizes", "config", "panoptic", "instances", "structures"}
-PARTS = {"losses", "layers", "deformable", "transformer", "boxes", "matching", "merging", "backbones"}
-FILES = {"io", "coco_writing", "data", "convert", "drawing"}
+PARTS = {
+    "losses", "layers", "deformable", "transformer", "boxes", "matching", "merging", "backbones",
+    "walk", "watching", "feature_views", "merging_fates",
+}  # fmt: skip
+DRAWING = {"drawing", "drawing_colours", "drawing_labels", "drawing_legend", "drawing_progress"}
+FILES = {"io", "coco_writing", "data", "convert"} | DRAWING
 WITH_MODELS = {
     "models", "weights", "backbone_weights", "detr_weights", "panoptic_fcn_weights", "importing", "checkpoint",
     "pretrained", "predicting", "optim", "recipes", "resuming",
     "memory", "reproduce", "reproduce_folder", "reproduce_plans", "scoring", "stages", "stopping", "training",
-    "transfer", "runs", "model_evaluation", "filling",
+    "transfer", "runs", "model_evaluation", "filling", "explaining", "training_progress",
 }  # fmt: skip
 TABLES = {"published", "tables", "reproduced"}
+CEILING = {"ceiling", "ceiling_picture", "ceiling_tables", "ceiling_command", "head_cost"}
+WALK_PAGES = {"explain_page", "explain_figures", "view_pictures", "colour_scales"}
+REPORT_PARTS = {"report_page", "report_pictures", "report_maps", "report_progress"}
 REPORTS = {"report", "evaluation_report", "report_pictures"}
 # Module, or the folder it lies in -> what of ours it may import, within functions too. A new module adds its place.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -243,7 +250,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "png_maps": set(),
     "io": {"errors", "loops", "png_maps"},
     "coco_writing": {"errors", "panoptic", "io"},
-    "drawing": {"errors", "panoptic", "io"},
+    **dict.fromkeys(DRAWING, {"errors", "panoptic", "io"} | DRAWING),
     "data": CORE | FILES | {"loops"},
     "convert": CORE | FILES,
     "checking": CORE | FILES | {"evaluation", "checking"},
@@ -251,10 +258,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "convert_command": CORE | FILES | {"display"},
     "show_command": CORE | FILES | {"display", "checking", "showing"},
     "showing": CORE | FILES | {"evaluation", "checking", "report_page", "showing"},
+    "coarse_maps": CORE | PARTS,
+    **dict.fromkeys(CEILING, CORE | FILES | CEILING | {"coarse_maps", "layers", "models", "evaluation", "display"}),
+    **dict.fromkeys(WALK_PAGES, CORE | FILES | WALK_PAGES | {"walk", "watching", "report_page"}),
+    "explain_command": CORE | FILES | WITH_MODELS | WALK_PAGES | {"walk", "display"},
     "evaluation": CORE | FILES | {"evaluation", "loops"},
     "error_pictures": CORE | FILES | {"evaluation"},
-    **dict.fromkeys(("report_page", "report_pictures"), CORE | FILES | {"evaluation", "error_pictures"}),
-    **dict.fromkeys(("report", "evaluation_report"), CORE | FILES | {"evaluation", "report_page", "report_pictures"}),
+    **dict.fromkeys(REPORT_PARTS, CORE | FILES | REPORT_PARTS | {"evaluation", "error_pictures"}),
+    **dict.fromkeys(("report", "evaluation_report"), CORE | FILES | REPORT_PARTS | {"evaluation"}),
     "display": {"evaluation"},
     "evaluating": CORE | FILES | REPORTS | {"evaluation", "display"},
     "published": set(),
@@ -270,10 +281,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         | {"evaluation", "coco_categories", "restricted_pickle", "evaluating", "checking"},
     ),
 }
-ANYTHING = {"cli", "cli_data", "demo"}  # commands: nothing but another command imports them
+ANYTHING = {"cli", "cli_data", "cli_inside", "demo"}  # commands: nothing but another command imports them
 # Convenience methods of the types that users hold; each imports on use, so that the module stays light.
 LAZILY = {
     "panoptic": {"thingstuff.drawing.overlay", "thingstuff.coco_writing.write_coco_panoptic"},
+    "walk": {"thingstuff.explain_page.write_walk", "thingstuff.explain_figures.write_figures"},
     "models.base": {"thingstuff.io.read_picture"},
     "convert_command": {"thingstuff.filling.ModelFiller", "thingstuff.filling.DEFAULT_MODEL"},
     "evaluating": {"thingstuff.model_evaluation.evaluate_as_asked"},

@@ -1,10 +1,13 @@
 """The report page: what stands on it, that it needs nothing beside itself, and that it never breaks a good one."""
 
+import base64
+import io
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from html_pages import Page, decoded
 from thingstuff.errors import InputError
@@ -215,8 +218,60 @@ def test_twelve_large_noisy_examples_stay_below_5_mb(tmp_path: Path):
     assert all(200 <= max(image.size) <= 640 for image in images)
 
 
+def gif(frames: int = 3, side: int = 40) -> bytes:
+    """Frames of one colour each, the last one blue."""
+    buffer = io.BytesIO()
+    first, *rest = (Image.new("RGB", (side, side), color) for color in ["red"] * (frames - 1) + ["blue"])
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=100, loop=0)
+    return buffer.getvalue()
+
+
+def test_the_progress_of_a_training_moves_and_stands_still(tmp_path: Path):
+    page = Page(write_report(tmp_path / "r.html", report(progress=gif())))
+    assert [section["id"] for section in page.all("section")] == [SECTIONS[0], "progress", *SECTIONS[1:]]
+    moving, still = page.all("img")[:2]
+    assert (moving["class"], still["class"]) == ("moving", "still")
+    assert base64.b64decode((moving["src"] or "").partition("base64,")[2]) == gif()
+    last = np.asarray(decoded(page)[1].convert("RGB"), int)[20, 20]
+    assert np.abs(last - (0, 0, 255)).max() < 9
+    assert "step 0 … step 30, in 2 frames" in " ".join(page.text["progress"].split()), "equal frames are one"
+
+
+def test_progress_that_is_no_gif_is_refused(tmp_path: Path):
+    for data in (b"GIF89a", b"no picture", gif()[:60]):
+        with pytest.raises(InputError, match="the training's progress is no GIF"):
+            write_report(tmp_path / "r.html", report(progress=data))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_large_progress_takes_the_room_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (300, 300, 3)).astype(np.uint8)).save(buffer, "GIF")
+    assert buffer.tell() > 90_000
+    monkeypatch.setattr("thingstuff.report_pictures._BYTES", 400_000)
+    given = report(examples=[example(f"{i}.jpg", 300, 400, seed=i) for i in range(3)], progress=buffer.getvalue())
+    bare = write_report(tmp_path / "bare.html", report(examples=[])).stat().st_size
+    size = write_report(tmp_path / "r.html", given).stat().st_size - bare
+    assert 400_000 < size < 400_000 * 4 / 3 + 12_000
+
+
+def test_the_curves_have_their_values_for_who_points_at_them(page: Page):
+    curves = [group for group in page.all("g") if "data-steps" in group]
+    assert [curve["data-name"] for curve in curves] == ["total", "mask", "position", "all", "stuff", "learning rate"]
+    for curve, line in zip(curves, page.all("polyline"), strict=True):
+        points = (line["points"] or "").split()
+        assert len((curve["data-steps"] or "").split()) == len((curve["data-values"] or "").split()) == len(points)
+    assert (curves[3]["data-steps"], curves[3]["data-values"]) == ("10 20 30", "10 20 30")
+
+
+def test_every_class_has_its_bars(page: Page):
+    shares = [cell["style"] for cell in page.all("td") if cell.get("class") == "quality" and cell.get("style")]
+    assert shares == [f"--share:{share}%" for share in ("75.0", "90.0", "83.3", "72.0", "90.0", "80.0")]
+
+
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path):
-    one, two = write_report(tmp_path / "1.html", report()), write_report(tmp_path / "2.html", report())
+    one, two = (write_report(tmp_path / f"{i}.html", report(progress=gif())) for i in (1, 2))
     assert one.read_bytes() == two.read_bytes()
 
 

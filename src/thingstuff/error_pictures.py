@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from thingstuff.drawing import Picture, segment_places, upright_picture, write_labels
+from thingstuff.drawing import Picture, segment_places, upright_picture
+from thingstuff.drawing_labels import writable_name, write_labels
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import SegmentError
-from thingstuff.panoptic import Color, Panoptic, Segment
+from thingstuff.panoptic import Color, Panoptic
 
 CAUSE_COLOURS: Mapping[str, Color] = {
     "missed": (200, 24, 52),
@@ -31,12 +32,17 @@ _LONGEST_NAME = 18
 
 
 def error_overlay(
-    picture: Picture | None, truth: Panoptic, prediction: Panoptic, errors: Sequence[SegmentError]
+    picture: Picture | None,
+    truth: Panoptic,
+    prediction: Panoptic,
+    errors: Sequence[SegmentError],
+    letters: int | None = None,
 ) -> Image.Image:
     """Draw the unmatched segments of a picture over it, grey and dimmed, as an RGB image of its size.
 
     Those of the ground truth are filled and have a solid border, those of the prediction are striped and have a dashed
-    one, both in the colour of their cause; of all others only a thin border is seen. Raises `InputError` where the
+    one, both in the colour of their cause; of all others only a thin border is seen. `letters` is their height in
+    pixels, where the picture's size does not give it. Raises `InputError` where the
     picture cannot be read, sizes differ, or an error speaks of a segment that the two maps do not have.
     """
     if truth.size != prediction.size:
@@ -63,7 +69,7 @@ def error_overlay(
     dash = (2 * columns + 3 * rows) % (20 * unit) < 12 * unit
     drawn[dashed] = np.where(dash[..., None], false, 255)[dashed]
     image = Image.fromarray(drawn)
-    _write_causes(image, truth, prediction, errors, places)
+    _write_causes(image, truth, prediction, errors, places, letters)
     return image
 
 
@@ -107,14 +113,15 @@ def _write_causes(
     prediction: Panoptic,
     errors: Sequence[SegmentError],
     places: tuple[Int[np.ndarray, "H W"], Int[np.ndarray, "H W"]],
+    letters: int | None,
 ) -> None:
     """Write cause and class, large segments first; a prediction is named where no partner says the same of it."""
     told = {(error.cause, error.segment_id) for error in errors if error.is_truth}
     by_size = sorted(errors, key=lambda error: -error.area)
     own = [e for e in by_size if e.is_truth]
     others = [e for e in by_size if not e.is_truth and not any((e.cause, t) in told for t in e.partners)]
-    taken = write_labels(image, places[0], _labels(truth, prediction, own))
-    write_labels(image, places[1], _labels(prediction, truth, others), taken)
+    taken = write_labels(image, places[0], _labels(truth, prediction, own), letters=letters)
+    write_labels(image, places[1], _labels(prediction, truth, others), taken, letters)
 
 
 def _labels(panoptic: Panoptic, partners: Panoptic, errors: Sequence[SegmentError]) -> dict[int, list[str]]:
@@ -122,15 +129,10 @@ def _labels(panoptic: Panoptic, partners: Panoptic, errors: Sequence[SegmentErro
     partner_of = {segment.id: segment for segment in partners.segments}
     labels = {}
     for error in errors:
-        name = _name(panoptic, panoptic.segments[place_of[error.segment_id] - 1])
+        name = writable_name(panoptic, panoptic.segments[place_of[error.segment_id] - 1].label, _LONGEST_NAME)
         texts = [f"{error.cause}: {name}", error.cause]
         other = partner_of.get(error.partners[0]) if error.partners else None
         if error.cause == "wrong class" and other is not None:
-            texts.insert(0, f"{texts[0]} as {_name(partners, other)}")
+            texts.insert(0, f"{texts[0]} as {writable_name(partners, other.label, _LONGEST_NAME)}")
         labels[place_of[error.segment_id]] = texts
     return labels
-
-
-def _name(panoptic: Panoptic, segment: Segment) -> str:
-    name = " ".join(panoptic.name(segment).split())
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 2].rstrip() + ".."

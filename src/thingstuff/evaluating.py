@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from thingstuff.display import counting
 from thingstuff.errors import InputError
+from thingstuff.evaluation.best_pictures import KeepingBest, better_than
 from thingstuff.evaluation.causes import segment_errors
 from thingstuff.evaluation.evaluator import (
     compare_evaluations,
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
 
     from thingstuff.evaluation.comparing import Comparison
     from thingstuff.evaluation.result import Evaluation
+    from thingstuff.evaluation.segments import ScoredPicture
 
-EXAMPLES = 8
-"""Worst pictures of a report."""
+EXAMPLES, BEST = 8, 4
+"""Worst and best pictures of a report."""
 Counting = Callable[[str], AbstractContextManager[Progress]]
 """Shows how far a piece of work is, given what it is."""
 _OF_A_MODEL = ("data", "weights", "split", "ap", "settings")
@@ -293,7 +295,7 @@ def _evaluate_one(request: Request, position: int, progress: Progress) -> "tuple
     assert request.gt is not None
     assert request.pred is not None
     folder = request.pred_folder[position] if request.pred_folder else None
-    pairs = scored_pairs(
+    compared = scored_pairs(
         request.gt,
         request.pred[position],
         request.gt_folder,
@@ -305,39 +307,46 @@ def _evaluate_one(request: Request, position: int, progress: Progress) -> "tuple
         threads=request.threads,
         progress=progress,
     )
-    with closing(pairs):
+    with closing(KeepingBest(compared, BEST)) as pairs:
         evaluation = evaluate_pairs(pairs, request.boundary, request.instances, request.per_picture, request.lenient)
         if request.report is None:
             return evaluation, None
-        worst, lacking = _worst(pairs, evaluation, request.pictures)
+        lacking: dict[str, str] = {}
+        shown = evaluation.worst[:EXAMPLES]
+        worst = _examples(pairs, shown, request.pictures, lacking)
+        above = better_than([scored.matches.pq for scored in shown])
+        best = _examples(pairs, pairs.best(above), request.pictures, lacking)
     report = EvaluationReport(
         title=f"{request.pred[position]} against {request.gt}",
         command=request.command,
         categories=pairs.categories,
         evaluation=evaluation,
         worst=worst,
+        best=best,
         notes={"pictures": _lacking_note(lacking)} if lacking else {},
     )
     return evaluation, report
 
 
-def _worst(pairs: ScoredPairs, evaluation: "Evaluation", pictures: Path | None) -> tuple[list[Example], dict[str, str]]:
-    """Read the worst pictures again for a report; also return which could not be shown under their maps, and why."""
-    found, lacking = [], {}
-    for scored in evaluation.worst[:EXAMPLES]:
+def _examples(
+    pairs: ScoredPairs, pictures: "Sequence[ScoredPicture]", folder: Path | None, lacking: dict[str, str]
+) -> list[Example]:
+    """Read scored pictures again for a report; `lacking` is told which cannot be shown under their maps, and why."""
+    found = []
+    for scored in pictures:
         paths = pairs.paths(scored.image_id)
         truth = read_truth(scored, paths.truth, pairs.categories)
         prediction = read_prediction(scored, paths.prediction, pairs.categories)
         picture = None
         name = f"{scored.image_id}" if paths.picture is None else f"{paths.picture}"
-        if pictures is not None:
+        if folder is not None:
             try:
-                picture = _read(pictures, paths.picture, truth.size)
+                picture = _read(folder, paths.picture, truth.size)
             except InputError as error:
                 lacking[name] = str(error)
         errors = tuple(e for e in segment_errors(scored) if e.category_id in pairs.categories.label_of)
         found.append(Example(name, picture, truth, prediction, scored.matches.pq, errors))
-    return found, lacking
+    return found
 
 
 def _read(folder: Path, name: object, size: Size) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""The HTML report of an evaluation: the score, why it is what it is, and the worst pictures to look at."""
+"""The HTML report of an evaluation: the score, the worst and best pictures to look at, and why it is what it is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +14,9 @@ from thingstuff.report_pictures import Example, drawn_examples
 class EvaluationReport:
     """What an evaluation's report is made of.
 
-    `command` evaluates again; `worst` are the pictures of `evaluation.errors.worst` that are shown, worst first;
-    `notes` are shown as they are.
+    `command` evaluates again; `worst` are the pictures of `evaluation.errors.worst` that are shown, worst first, `best`
+    those of the highest PQ, best first; `notes` are shown as they are; `config_yaml` are the settings of the model that
+    predicted, empty where there is none.
     """
 
     title: str
@@ -23,7 +24,9 @@ class EvaluationReport:
     categories: Categories
     evaluation: Evaluation
     worst: Sequence[Example] = ()
+    best: Sequence[Example] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    config_yaml: str = ""
 
 
 def write_evaluation_report(path: Path, report: EvaluationReport) -> Path:
@@ -32,7 +35,7 @@ def write_evaluation_report(path: Path, report: EvaluationReport) -> Path:
     Written aside and then renamed, so that a report already there stays whole until the new one is. Raises `InputError`
     where the file cannot be written, a picture's sizes disagree, or its errors speak of other segments than its maps.
     """
-    (worst,) = drawn_examples(report.worst)
+    worst, best = drawn_examples(report.worst, report.best)
     evaluation = report.evaluation
     page = render(
         "evaluation.html.jinja",
@@ -41,6 +44,7 @@ def write_evaluation_report(path: Path, report: EvaluationReport) -> Path:
         result=evaluation.pq,
         rows=[("this prediction", evaluation.pq)],
         worst=worst,
+        best=best,
         **problem_values(evaluation.left_out),
         **why_values(evaluation.errors),
     )

@@ -1,13 +1,16 @@
-"""What `thingstuff evaluate` does with a model: predict a split, score it, and show its worst pictures."""
+"""What `thingstuff evaluate` does with a model: predict a split, score it, and show its worst and best pictures."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from thingstuff import pretrained
 from thingstuff.config import parse_overrides
 from thingstuff.data.coco import CocoPanoptic
-from thingstuff.evaluating import EXAMPLES, Request
+from thingstuff.evaluating import BEST, EXAMPLES, Request
+from thingstuff.evaluation.best_pictures import best_positions, better_than
 from thingstuff.evaluation.picture_sums import picture_lines
 from thingstuff.evaluation.pq import Progress
 from thingstuff.evaluation.result import Evaluation
@@ -57,14 +60,24 @@ def evaluate_as_asked(request: Request, progress: Progress | None = None) -> tup
         )
     if request.report is None:
         return result, None
-    report = EvaluationReport(
+    return result, _report(request, model, data, result)
+
+
+def _report(request: Request, model: PanopticModel, data: CocoPanoptic, result: Evaluation) -> EvaluationReport:
+    """Predict the worst and the best pictures again for a report."""
+    assert result.sums is not None
+    above = better_than([picture.pq for picture in result.errors.worst[:EXAMPLES]])
+    worst, best = worst_positions(data, result)[:EXAMPLES], best_positions(result.sums, BEST, above)
+    settings = {"model_name": model.name, "model": model.config.model_dump(mode="json")}
+    return EvaluationReport(
         title=f"{request.weights} on {request.split} of {request.data}",
         command=request.command,
         categories=data.categories,
         evaluation=result,
-        worst=make_examples(model, data, worst_positions(data, result)[:EXAMPLES], request.leave_out_filled),
+        worst=make_examples(model, data, worst, request.leave_out_filled),
+        best=make_examples(model, data, best, request.leave_out_filled),
+        config_yaml=yaml.safe_dump(settings, sort_keys=False),
     )
-    return result, report
 
 
 def _opened(weights: Path, data: str, split: str, changes: Mapping[str, Any]) -> tuple[PanopticModel, CocoPanoptic]:

@@ -12,6 +12,7 @@ from thingstuff.evaluation.result import Evaluation
 from thingstuff.panoptic import Categories
 from thingstuff.report_page import render, why_values, write_page
 from thingstuff.report_pictures import Example, drawn_examples
+from thingstuff.report_progress import drawn_progress
 
 __all__ = ["Example", "RunReport", "write_report"]
 
@@ -28,7 +29,8 @@ class RunReport:
     `command` runs it again; `history` is metrics.jsonl: rows with `step` and `loss` (also `losses` by name, `lr`), and
     rows with `step` and `pq` ({"all", "things", "stuff"}, each with "pq", "sq", "rq"; 0 to 1 or None); `baselines` are
     results by name, shown beside `result`; `notes` are shown as they are. `evaluation` is what else was measured with
-    `result`, and why; `worst` are the pictures of its `errors.worst` that are shown, worst first.
+    `result`, and why; `worst` are the pictures of its `errors.worst` that are shown, worst first, `best` those of the
+    highest PQ, best first; `progress` is a GIF of a picture's prediction during training, empty without one.
     """
 
     title: str
@@ -42,16 +44,20 @@ class RunReport:
     notes: Mapping[str, str] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     worst: Sequence[Example] = ()
+    best: Sequence[Example] = ()
+    progress: bytes = b""
 
 
 def write_report(path: Path, report: RunReport) -> Path:
     """Write a run's report as one self-contained HTML file and return its path.
 
     Written aside and then renamed, so that a report already there stays whole until the new one is. Raises `InputError`
-    where the file cannot be written, a row of the history has no step, an example's sizes disagree, or its errors speak
-    of other segments than its maps.
+    where the file cannot be written, a row of the history has no step, an example's sizes disagree, its errors speak of
+    other segments than its maps, or the progress is no GIF.
     """
-    examples, worst = drawn_examples(report.examples, report.worst)
+    progress = drawn_progress(report.progress)
+    others = progress.bytes if progress else 0
+    examples, worst, best = drawn_examples(report.examples, report.worst, report.best, others=others)
     page = render(
         "report.html.jinja",
         report=report,
@@ -62,6 +68,9 @@ def write_report(path: Path, report: RunReport) -> Path:
         rows=[("this model", report.result), *report.baselines.items()],
         examples=examples,
         worst=worst,
+        best=best,
+        progress=progress,
+        last_step=f"{max((row['step'] for row in report.history), default=0):,.0f}",
         **({} if report.evaluation is None else why_values(report.evaluation.errors)),
     )
     return write_page(path, page)
@@ -69,10 +78,15 @@ def write_report(path: Path, report: RunReport) -> Path:
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line of a chart: the SVG polyline's points, and the dots to draw where there are few."""
+    """A named line of a chart: the SVG polyline's points, and the dots to draw where there are few.
+
+    `steps` and `values` are those points in words, parted by spaces, for who points at them.
+    """
 
     name: str
     polyline: str
+    steps: str
+    values: str
     dots: list[tuple[float, float, str]]
 
 
@@ -148,7 +162,13 @@ def _chart(title: str, lines: Mapping[str, Points], log: bool = False) -> Chart 
 
 def _curve(name: str, placed: list[tuple[float, float, float, float]]) -> Curve:
     dots = [(x, y, f"{name}: {value:.4g} at step {step:,.0f}") for x, y, step, value in placed]
-    return Curve(name, " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in placed), dots if len(dots) <= 40 else [])
+    return Curve(
+        name,
+        " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in placed),
+        " ".join(f"{step:,.0f}" for _, _, step, _ in placed),
+        " ".join(f"{value:.4g}" for _, _, _, value in placed),
+        dots if len(dots) <= 40 else [],
+    )
 
 
 def _means(points: Points, together: int) -> Points:

@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,17 +9,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from thingstuff.drawing import overlay
+from thingstuff.drawing import overlay, resized_map
 from thingstuff.error_pictures import CAUSE_COLOURS, error_overlay
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import SegmentError
 from thingstuff.evaluation.error_tables import cause_counts
-from thingstuff.panoptic import Color, Panoptic, Segment
+from thingstuff.panoptic import Color, Panoptic
+from thingstuff.report_maps import PointedMaps, partners_in_words, pointed_maps
 
-# What the pictures of a page may weigh together; base64 makes 4 of 3, and the page is to stay below 5 MB.
-_PICTURE_BYTES = 3_300_000
+# What the pictures and maps of a page may weigh together; base64 makes 4 of 3, and the page is to stay below 5 MB.
+_BYTES = 3_400_000
+_MAP_BYTES = 400_000
 _LEAST_PICTURE_BYTES = 12_000
 _LONGEST_SIDE = 640
+_LETTERS = 20  # pixels of such a picture: 12 on a phone, which shows it at three fifths
 _ERRORS_LISTED = 30
 
 
@@ -62,11 +64,15 @@ class Panel:
 
 @dataclass(frozen=True)
 class ErrorLine:
-    """One unmatched segment in words; `partners` names the classes on the other side, `iou` is None without any."""
+    """One unmatched segment in words; `partners` names the classes on the other side, `iou` is None without any.
+
+    `place` is its position in its map's segments plus one.
+    """
 
     cause: str
     color: Color
-    side: str
+    is_truth: bool
+    place: int
     name: str
     area: int
     partners: str
@@ -79,24 +85,49 @@ class DrawnExample:
 
     example: Example
     panels: list[Panel]
+    maps: PointedMaps
     errors: list[ErrorLine]
     further_errors: int
 
 
-def drawn_examples(*groups: Sequence[Example]) -> list[list[DrawnExample]]:
+def drawn_examples(*groups: Sequence[Example], others: int = 0) -> list[list[DrawnExample]]:
     """Return groups of examples ready for the template, all together small enough for one page.
 
-    Raises `InputError` where an example's sizes disagree or its errors speak of other segments than its maps.
+    `others` are the bytes of what else is in the page besides text. Raises `InputError` where an example's sizes
+    disagree or its errors speak of other segments than its maps.
     """
-    panels = sum(2 + (e.picture is not None) + bool(e.errors) for group in groups for e in group)
-    budget = max(_LEAST_PICTURE_BYTES, _PICTURE_BYTES // max(1, panels))
-    return [[_drawn(example, budget) for example in group] for group in groups]
+    examples = [example for group in groups for example in group]
+    map_budget = _MAP_BYTES // (2 * max(1, len(examples)))
+    maps = [[_told(example, map_budget) for example in group] for group in groups]
+    others += sum(own.characters for group in maps for own in group) * 3 // 4
+    panels = sum(2 + (e.picture is not None) + bool(e.errors) for e in examples)
+    budget = max(_LEAST_PICTURE_BYTES, (_BYTES - others) // max(1, panels))
+    return [
+        [_drawn(example, own, budget) for example, own in zip(group, told, strict=True)]
+        for group, told in zip(groups, maps, strict=True)
+    ]
 
 
-def _drawn(example: Example, budget: int) -> DrawnExample:
+def _told(example: Example, budget: int) -> PointedMaps:
+    height, width = example.truth.size if example.picture is None else example.picture.shape[:2]
+    for what, panoptic in (("ground truth", example.truth), ("prediction", example.prediction)):
+        if panoptic.size != (height, width):
+            raise InputError(
+                f"example {example.name}: the {what} is {panoptic.size[1]} x {panoptic.size[0]} pixels, the"
+                f" {'ground truth' if example.picture is None else 'picture'} {width} x {height};"
+                " give both maps at the size of the picture"
+            )
+    return pointed_maps(example.truth, example.prediction, example.errors, budget)
+
+
+def _drawn(example: Example, maps: PointedMaps, budget: int) -> DrawnExample:
     try:
         return DrawnExample(
-            example, _panels(example, budget), _error_lines(example), max(0, len(example.errors) - _ERRORS_LISTED)
+            example,
+            _panels(example, budget),
+            maps,
+            _error_lines(example),
+            max(0, len(example.errors) - _ERRORS_LISTED),
         )
     except InputError as error:
         raise InputError(f"example {example.name}: {error}") from None
@@ -104,28 +135,21 @@ def _drawn(example: Example, budget: int) -> DrawnExample:
 
 def _panels(example: Example, budget: int) -> list[Panel]:
     """Return picture, ground truth, prediction and errors at a size at which their names can be read."""
-    height, width = example.truth.size if example.picture is None else example.picture.shape[:2]
-    for what, panoptic in (("ground truth", example.truth), ("prediction", example.prediction)):
-        if panoptic.size != (height, width):
-            raise InputError(
-                f"the {what} is {panoptic.size[1]} x {panoptic.size[0]} pixels, the"
-                f" {'ground truth' if example.picture is None else 'picture'} {width} x {height};"
-                " give both maps at the size of the picture"
-            )
+    height, width = example.truth.size
     size = _shown_size(width, height)
     picture, panels = None, []
     if example.picture is not None:
         picture = Image.fromarray(example.picture).resize(size, Image.Resampling.LANCZOS)
         panels.append(Panel("picture", "Picture", _jpeg_uri(picture, budget), size, [], False))
-    truth, prediction = _resized_map(example.truth, size), _resized_map(example.prediction, size)
+    truth, prediction = (resized_map(panoptic, size[::-1]) for panoptic in (example.truth, example.prediction))
     for title, own, shown in (
         ("Ground truth", example.truth, truth),
         ("Prediction", example.prediction, prediction),
     ):
-        uri = _jpeg_uri(overlay(shown, picture), budget)
+        uri = _jpeg_uri(overlay(shown, picture, letters=_LETTERS), budget)
         panels.append(Panel("map", title, uri, size, _legend(own), bool((own.semantic() < 0).any())))
     if example.errors:
-        uri = _jpeg_uri(error_overlay(picture, truth, prediction, example.errors), budget)
+        uri = _jpeg_uri(error_overlay(picture, truth, prediction, example.errors, _LETTERS), budget)
         panels.append(Panel("errors", "Errors", uri, size, _cause_legend(example.errors), False))
     return panels
 
@@ -135,13 +159,6 @@ def _shown_size(width: int, height: int) -> tuple[int, int]:
     longest = max(width, height)
     scale = _LONGEST_SIDE // longest if longest <= _LONGEST_SIDE else _LONGEST_SIDE / longest
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _resized_map(panoptic: Panoptic, size: tuple[int, int]) -> Panoptic:
-    rows = (np.arange(size[1]) + 0.5) * panoptic.size[0] / size[1]
-    columns = (np.arange(size[0]) + 0.5) * panoptic.size[1] / size[0]
-    ids = panoptic.ids[np.ix_(rows.astype(np.int64), columns.astype(np.int64))]
-    return Panoptic(ids, panoptic.segments, panoptic.categories)
 
 
 def _legend(panoptic: Panoptic) -> list[LegendEntry]:
@@ -161,22 +178,27 @@ def _cause_legend(errors: Sequence[SegmentError]) -> list[LegendEntry]:
 
 def _error_lines(example: Example) -> list[ErrorLine]:
     """Return the largest of an example's errors in words, the largest first."""
-    own = {True: _segments(example.truth), False: _segments(example.prediction)}
-    panoptics = {True: example.truth, False: example.prediction}
+    sides = {True: example.truth, False: example.prediction}
+    places = {
+        there: {segment.id: place for place, segment in enumerate(panoptic.segments, 1)}
+        for there, panoptic in sides.items()
+    }
     lines = []
     for error in sorted(example.errors, key=lambda e: -e.area)[:_ERRORS_LISTED]:
-        there = not error.is_truth
-        names = Counter(panoptics[there].name(own[there][i]) for i in error.partners if i in own[there])
-        partners = ", ".join(name if count == 1 else f"{count} × {name}" for name, count in names.items())
-        name = panoptics[error.is_truth].name(own[error.is_truth][error.segment_id])
-        side = "ground truth" if error.is_truth else "prediction"
-        iou = error.iou if error.partners else None
-        lines.append(ErrorLine(error.cause, CAUSE_COLOURS[error.cause], side, name, error.area, partners, iou))
+        own, place = sides[error.is_truth], places[error.is_truth][error.segment_id]
+        lines.append(
+            ErrorLine(
+                cause=error.cause,
+                color=CAUSE_COLOURS[error.cause],
+                is_truth=error.is_truth,
+                place=place,
+                name=own.name(own.segments[place - 1]),
+                area=error.area,
+                partners=partners_in_words(error, sides[not error.is_truth]),
+                iou=error.iou if error.partners else None,
+            )
+        )
     return lines
-
-
-def _segments(panoptic: Panoptic) -> dict[int, Segment]:
-    return {segment.id: segment for segment in panoptic.segments}
 
 
 def _jpeg_uri(image: Image.Image, budget: int) -> str:
