@@ -39,7 +39,7 @@ def write_figures(folder: Path, walk: Walk, *, overwrite: bool) -> list[Path]:
 
     Raises `InputError` where one is there already, unless `overwrite`, or cannot be written.
     """
-    named = dict(_named(walk))
+    named = dict(named_views(walk))
     there = [folder / name for name in named if (folder / name).exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]} is there already; give another folder for the figures, or --overwrite")
@@ -56,7 +56,7 @@ def write_figures(folder: Path, walk: Walk, *, overwrite: bool) -> list[Path]:
     return [folder / name for name in named]
 
 
-def _named(walk: Walk) -> Iterator[tuple[str, View]]:
+def named_views(walk: Walk) -> Iterator[tuple[str, View]]:
     """Yield each view that is drawn with a file name of its own."""
     taken: set[str] = set()
     for position, step in enumerate(walk.steps, start=1):
