@@ -25,7 +25,7 @@ from thingstuff.models.detr_steps import watched_modules
 from thingstuff.structures import Frame, Segments
 from thingstuff.transformer import Attention
 from thingstuff.walk import AttentionView, MarksView, MatrixView, TableView, View, Walk
-from thingstuff.watching import Watch
+from thingstuff.watching import Watch, Watched
 
 SKY, DISC, GROUND, BOX = range(4)
 SMALL = DETRConfig(
@@ -118,12 +118,12 @@ def test_shares_of_attention_are_those_that_the_pass_used() -> None:
     """Values weighted by them, through the module's own output, are what the module gave."""
     model = model_of(**PADDED)
     images = model.batch([PICTURE])
-    names = [name for name in watched_modules(model) if name.endswith("attention")]
+    names = [entry.name for entry in watched_modules(model) if entry.name.endswith("attention")]
     assert names == [
         *("encoder.layers.0.self_attention", "encoder.layers.1.self_attention"),
         "decoder.layers.1.cross_attention",
     ]
-    with torch.no_grad(), Watch(model, names) as calls:
+    with torch.no_grad(), Watch(model, [Watched(name, inputs=True) for name in names]) as calls:
         model(images)
     for name in names:
         (call,) = calls[name]

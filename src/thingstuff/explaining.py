@@ -31,20 +31,27 @@ def explain(model: PanopticModel, picture: "str | Path | Image.Image | Picture",
     model.eval()
     model._network = None
     try:
-        images = model.batch([pixels])
-        with Watch(model, model.watched()) as calls:
-            output = model.look(images)
-            (segments,) = model.segments(output, images)
-        result = model.merge(segments)
-        canvas = np.zeros((*images.canvas, 3), dtype=np.uint8)
-        height, width = images.sizes[0]
-        canvas[:height, :width] = resize_picture(pixels, images.sizes[0])
-        target = None if truth is None else _target(truth, images.sizes[0])
-        seen = Seen(pixels, canvas, images, output, segments, result, calls, target)
-        steps = model.steps(seen)
+        with torch.autocast(model.device.type, enabled=False):
+            return _walk(model, pixels, picture, truth)
     finally:
         model.train(training)
         model._network = network
+
+
+def _walk(
+    model: PanopticModel, pixels: Picture, picture: "str | Path | Image.Image | Picture", truth: Panoptic | None
+) -> Walk:
+    images = model.batch([pixels])
+    with Watch(model, model.watched()) as calls:
+        output = model.look(images)
+        (segments,) = model.segments(output, images)
+    result = model.merge(segments)
+    canvas = np.zeros((*images.canvas, 3), dtype=np.uint8)
+    height, width = images.sizes[0]
+    canvas[:height, :width] = resize_picture(pixels, images.sizes[0])
+    target = None if truth is None else _target(truth, images.sizes[0])
+    seen = Seen(pixels, canvas, images, output, segments, result, calls, target)
+    steps = model.steps(seen)
     return Walk(
         model=model.name or type(model).__name__,
         kind=type(model).__name__,

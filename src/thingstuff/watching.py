@@ -1,5 +1,6 @@
 """Keeping what modules take in and give out during one pass."""
 
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,9 +10,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A module by its name in the model, and what of its calls is kept: a copy takes memory."""
+
+    name: str
+    inputs: bool = False
+    output: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
-    """One call of a module: what it was given by position, and what it gave; copies, since others write in place."""
+    """One call of a module: what it was given by position, and what it gave; copies, since others write in place.
+
+    Without what was not to be kept: no inputs, and None as output.
+    """
 
     inputs: tuple[Any, ...]
     output: Any
@@ -22,18 +35,26 @@ Calls = Mapping[str, list[Call]]
 
 
 class Watch:
-    """While it is open, keeps every call of some modules: `with Watch(model, names) as calls: model(images)`."""
+    """While it is open, keeps this thread's calls of some modules: `with Watch(model, watched) as calls: ...`."""
 
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        self._modules = {name: model.get_submodule(name) for name in names}
+    def __init__(self, model: nn.Module, watched: Iterable[Watched]) -> None:
+        self._watched = [(entry, model.get_submodule(entry.name)) for entry in watched]
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> Calls:
-        calls: dict[str, list[Call]] = {name: [] for name in self._modules}
-        for name, module in self._modules.items():
+        calls: dict[str, list[Call]] = {entry.name: [] for entry, _ in self._watched}
+        thread = threading.get_ident()  # another one may predict with the same model meanwhile
+        for entry, module in self._watched:
 
-            def keep(_: nn.Module, inputs: tuple[Any, ...], output: Any, own: list[Call] = calls[name]) -> None:
-                own.append(Call(copied(inputs), copied(output)))
+            def keep(
+                _: nn.Module,
+                inputs: tuple[Any, ...],
+                output: Any,
+                entry: Watched = entry,
+                own: list[Call] = calls[entry.name],
+            ) -> None:
+                if threading.get_ident() == thread:
+                    own.append(Call(copied(inputs) if entry.inputs else (), copied(output) if entry.output else None))
 
             self._handles.append(module.register_forward_hook(keep))
         return calls

@@ -21,6 +21,7 @@ from thingstuff.panoptic import Categories, Panoptic
 from thingstuff.sizes import resized_size
 from thingstuff.structures import Images, Segments, Size, Target
 from thingstuff.walk import Seen, Step
+from thingstuff.watching import Watched
 
 Precision = Literal["fp32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -163,8 +164,8 @@ class PanopticModel(nn.Module, ABC):
     # ---- what can be seen inside
 
     @abstractmethod
-    def watched(self) -> tuple[str, ...]:
-        """Return the names of the modules whose inputs and outputs `steps` reads."""
+    def watched(self) -> tuple[Watched, ...]:
+        """Return the modules whose inputs or outputs `steps` reads."""
 
     @abstractmethod
     def steps(self, seen: Seen) -> list[Step]:

@@ -29,6 +29,7 @@ from thingstuff.sizes import detr_resized_size
 from thingstuff.structures import Frame, Images, Segments, Size, Target
 from thingstuff.transformer import Decoder, Encoder, sine_positions
 from thingstuff.walk import Seen, Step
+from thingstuff.watching import Watched
 
 HALF = (torch.bfloat16, torch.half)
 
@@ -231,7 +232,7 @@ class DETRPanoptic(PanopticModel):
             logits: Tensor = self.mask_head(parts, maps)
         return logits.float() if half else logits  # in half precision neighbours tie once they are resized
 
-    def watched(self) -> tuple[str, ...]:
+    def watched(self) -> tuple[Watched, ...]:
         from thingstuff.models.detr_steps import watched_modules
 
         return watched_modules(self)

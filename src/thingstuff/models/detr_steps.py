@@ -22,6 +22,7 @@ from thingstuff.models.detr_merging_steps import argmax_step, merging_step
 from thingstuff.models.shared_steps import backbone_steps, picture_step, result_step
 from thingstuff.panoptic import VOID
 from thingstuff.walk import Labelled, MapView, Mark, MarksView, MatrixView, Row, Seen, Step, TableView, picture_array
+from thingstuff.watching import Watched
 
 ROWS = 40
 """Most queries of the table of class scores."""
@@ -31,13 +32,14 @@ GREY = (128, 128, 128)
 """The colour of what belongs to no category."""
 
 
-def watched_modules(model: DETRPanoptic) -> tuple[str, ...]:
+def watched_modules(model: DETRPanoptic) -> tuple[Watched, ...]:
     """Return the modules whose calls the steps read."""
     last = len(model.encoder.layers) - 1
     attention = dict.fromkeys(f"encoder.layers.{layer}.self_attention" for layer in (0, last))
     decoder = f"decoder.layers.{len(model.decoder.layers) - 1}.cross_attention"
     norms = (f"mask_head.norms.{i}" for i in range(len(model.mask_head.norms)))
-    return ("backbone", "encoder", *attention, decoder, "attention_maps", *norms)
+    given = (Watched(name, inputs=True, output=False) for name in ("encoder", *attention, decoder))
+    return (Watched("backbone"), *given, *map(Watched, ("attention_maps", *norms)))
 
 
 def detr_steps(model: DETRPanoptic, seen: Seen) -> list[Step]:

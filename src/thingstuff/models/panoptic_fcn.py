@@ -43,6 +43,7 @@ from thingstuff.models.panoptic_fcn_targets import (
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Images, Segments, Size, Target
 from thingstuff.walk import Seen, Step
+from thingstuff.watching import Watched
 
 __all__ = ["PanopticFCN", "PanopticFCNConfig", "PanopticFCNOutput", "positive_kernels"]
 
@@ -148,7 +149,7 @@ class PanopticFCN(PanopticModel):
         mirrored: PanopticFCNOutput = super().look(replace(images, pixels=images.pixels.flip(-1)))
         return replace(output, mirrored=mirrored.mirror())
 
-    def watched(self) -> tuple[str, ...]:
+    def watched(self) -> tuple[Watched, ...]:
         from thingstuff.models.panoptic_fcn_steps import watched_modules
 
         return watched_modules(self)

@@ -11,12 +11,13 @@ from thingstuff.models.panoptic_fcn_trace import trace
 from thingstuff.models.pyramid_steps import SEMANTIC_WATCHED, WATCHED, fpn_steps
 from thingstuff.models.shared_steps import backbone_steps, picture_step, result_step
 from thingstuff.walk import Seen, Step
+from thingstuff.watching import Watched
 
 
-def watched_modules(model: PanopticFCN) -> tuple[str, ...]:
+def watched_modules(model: PanopticFCN) -> tuple[Watched, ...]:
     """Return the modules whose calls the steps read."""
     semantic = SEMANTIC_WATCHED if model.config.feature_type == "semantic" else ()
-    return ("backbone", *WATCHED, *semantic, "feature_encoder")
+    return (Watched("backbone"), *WATCHED, *semantic, Watched("feature_encoder", inputs=True, output=False))
 
 
 def panoptic_fcn_steps(model: PanopticFCN, seen: Seen) -> list[Step]:

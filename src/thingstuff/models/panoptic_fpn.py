@@ -37,6 +37,7 @@ from thingstuff.models.panoptic_fpn_targets import (
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Images, Segments, Size, Target
 from thingstuff.walk import Seen, Step
+from thingstuff.watching import Watched
 
 __all__ = ["PanopticFPN", "PanopticFPNConfig", "PanopticFPNOutput", "paste"]
 
@@ -94,7 +95,7 @@ class PanopticFPN(PanopticModel):
         objectness, deltas = self.rpn.head(list(maps))
         return PanopticFPNOutput(maps, tuple(objectness), tuple(deltas), semantic)
 
-    def watched(self) -> tuple[str, ...]:
+    def watched(self) -> tuple[Watched, ...]:
         from thingstuff.models.panoptic_fpn_steps import watched_modules
 
         return watched_modules(self)

@@ -19,9 +19,10 @@ from thingstuff.models.panoptic_fpn_targets import ThingTarget, thing_target
 from thingstuff.models.shared_steps import segment_of_row
 from thingstuff.panoptic import default_colors
 from thingstuff.walk import Mark, MarksView, Seen
+from thingstuff.watching import Watched
 
 LEVEL_COLORS = dict(zip(LEVELS, default_colors(len(LEVELS)), strict=True))
-WATCHED = ("roi_heads.box_predictor", "roi_heads.mask_predictor")
+WATCHED = (Watched("roi_heads.box_predictor"), Watched("roi_heads.mask_predictor"))
 """What the model watches for `pass_of`."""
 
 

@@ -10,13 +10,14 @@ from thingstuff.models.pyramid_steps import SEMANTIC_WATCHED, fpn_steps, semanti
 from thingstuff.models.pyramid_steps import WATCHED as FPN_WATCHED
 from thingstuff.models.shared_steps import backbone_steps, map_axes, picture_step, result_step
 from thingstuff.walk import Labelled, Seen, Step
+from thingstuff.watching import Watched
 
 PAPER = "Kirillov et al. 2019b (Panoptic FPN), section 3.1"
 
 
-def watched_modules(model: PanopticFPN) -> tuple[str, ...]:
+def watched_modules(model: PanopticFPN) -> tuple[Watched, ...]:
     """Return the modules whose calls the steps read."""
-    return ("backbone", *FPN_WATCHED, *SEMANTIC_WATCHED, *WATCHED)
+    return (Watched("backbone"), *FPN_WATCHED, *SEMANTIC_WATCHED, *WATCHED)
 
 
 def panoptic_fpn_steps(model: PanopticFPN, seen: Seen) -> list[Step]:

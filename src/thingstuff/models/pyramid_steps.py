@@ -5,11 +5,12 @@ from torch import Tensor
 from thingstuff.feature_views import feature_views
 from thingstuff.models.shared_steps import map_axes
 from thingstuff.walk import Labelled, Seen, Step, View
+from thingstuff.watching import Watched
 
 STAGES = (2, 3, 4, 5)
-WATCHED = ("fpn", *(f"fpn.output.{stage}" for stage in STAGES))
+WATCHED = (Watched("fpn"), *(Watched(f"fpn.output.{stage}", inputs=True) for stage in STAGES))
 """What a model watches for `fpn_steps`."""
-SEMANTIC_WATCHED = ("semantic_fpn", *(f"semantic_fpn.levels.{s}.{max(0, s - 3)}" for s in STAGES))
+SEMANTIC_WATCHED = (Watched("semantic_fpn"), *(Watched(f"semantic_fpn.levels.{s}.{max(0, s - 3)}") for s in STAGES))
 """What it watches for `semantic_fpn_step`: the whole, and the last block of each level."""
 
 
@@ -93,7 +94,7 @@ def semantic_fpn_step(seen: Seen, name: str, chapter: str, use: str, paper: str)
     frame = seen.images.frame(0)
     total = seen.calls["semantic_fpn"][0].output[0].cpu()
     branches = {
-        s: seen.calls[watched][0].output[0].cpu() for s, watched in zip(STAGES, SEMANTIC_WATCHED[1:], strict=True)
+        s: seen.calls[watched.name][0].output[0].cpu() for s, watched in zip(STAGES, SEMANTIC_WATCHED[1:], strict=True)
     }
     views: list[View] = list(feature_views("Sum", total, frame))
     views += [feature_views(f"What comes from P{s}", branch, frame)[1] for s, branch in branches.items()]
