@@ -117,18 +117,20 @@ def check_zeroing(model: PanopticModel, picture: Picture, *, thorough: bool, idl
         kept = weight.detach().clone()
         noise = torch.randn(kept.shape, generator=torch.Generator().manual_seed(0)) * kept.std()
         wanted, found = walk.downstream(users), set[str]()
-        # where boxes or peaks are chosen, other numbers may leave the same ones: then other weights must move them
-        for other_weight in (torch.zeros_like(kept), -kept, noise):
+        try:
+            # where boxes or peaks are chosen, other numbers may leave the same ones: then other weights must move them
+            for other_weight in (torch.zeros_like(kept), -kept, noise):
+                with torch.no_grad():
+                    weight.copy_(other_weight)
+                other = explain(model, picture)
+                assert [s.name for s in other.steps] == [s.name for s in walk.steps]
+                found |= changed(walk, other)
+                assert set(users) <= found <= wanted, module_name
+                if found == wanted:
+                    break
+        finally:
             with torch.no_grad():
-                weight.copy_(other_weight)
-            other = explain(model, picture)
-            assert [s.name for s in other.steps] == [s.name for s in walk.steps]
-            found |= changed(walk, other)
-            assert set(users) <= found <= wanted, module_name
-            if found == wanted:
-                break
-        with torch.no_grad():
-            weight.copy_(kept)
+                weight.copy_(kept)
         assert found == wanted, module_name
 
 
