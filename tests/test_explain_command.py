@@ -117,8 +117,17 @@ def test_ground_truth_is_that_of_the_picture_s_own_split(data: Path) -> None:
     for split, shift in (("train", 0), ("val", 4)):
         found = find_truth(data, data / split / "scene.png")
         assert (found.panoptic(0).ids == panoptic(scene(shift=shift)[1].semantic()).ids).all()
+    shutil.rmtree(data / "train")
     alone = find_truth(data / "panoptic_train.json", data / "val" / "scene.png")
-    assert (alone.panoptic(0).ids == scene()[1].ids).all(), "a JSON is taken at its word"
+    assert (alone.panoptic(0).ids == scene()[1].ids).all(), "without its pictures a JSON is taken at its word"
+
+
+def test_another_picture_of_the_name_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"lists .*train.scene\.png, and .*val.scene\.png is another picture"):
+        find_truth(data / "panoptic_train.json", data / "val" / "scene.png")
+    copy = tmp_path / "scene.png"
+    shutil.copy(data / "train" / "scene.png", copy)
+    assert find_truth(data / "panoptic_train.json", copy).paths.json == data / "panoptic_train.json"
 
 
 def test_a_picture_that_may_be_several_is_refused(data: Path, tmp_path: Path) -> None:
@@ -139,8 +148,12 @@ def test_folders_in_names_tell_pictures_apart(tmp_path: Path) -> None:
     content["images"].append({**content["images"][0], "id": 2, "file_name": "b/scene.png"})
     (data / "panoptic_val.json").write_text(json.dumps(content))
     elsewhere = tmp_path / "a" / "scene.png"
+    elsewhere.parent.mkdir()
+    shutil.copy(data / "val" / "a" / "scene.png", elsewhere)
     for picture in (data / "val" / "a" / "scene.png", elsewhere):
         assert find_truth(data / "panoptic_val.json", picture).records[0].image_id == 1
+    (data / "val" / "b").mkdir()
+    shutil.copy(elsewhere, data / "val" / "b")
     with pytest.raises(InputError, match="has no usable annotation"):
         find_truth(data, data / "val" / "b" / "scene.png")
 

@@ -5,9 +5,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from jaxtyping import config as jaxtyping_config
 from torch import nn
 
 from models_contract import CATEGORIES, scene
+from thingstuff.errors import InputError
 from thingstuff.explaining import explain
 from thingstuff.models import create
 from thingstuff.models.base import PanopticModel
@@ -75,3 +77,14 @@ def test_a_walk_is_in_fp32_whatever_is_around_it(model):
         for ours, theirs in zip(step.tensors, other.tensors, strict=True):
             assert ours.tensor.dtype == theirs.tensor.dtype
             assert torch.equal(ours.tensor, theirs.tensor)
+
+
+def test_wrong_input_is_told(model):
+    with pytest.raises(InputError, match="0 x 0 pixels has nothing"):
+        explain(model, np.zeros((0, 0, 3), dtype=np.uint8))
+    jaxtyping_config.update("jaxtyping_disable", True)  # the checks of annotations that tests add would answer first
+    try:
+        with pytest.raises(InputError, match=r"must be a Panoptic .*this is str"):
+            explain(model, scene()[0], "truth.png")
+    finally:
+        jaxtyping_config.update("jaxtyping_disable", False)

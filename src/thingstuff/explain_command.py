@@ -100,17 +100,30 @@ def find_truth(truth: Path, picture: Path) -> CocoPanoptic:
             f"{truth} lists no picture named {picture.name}; give the JSON or data set that the picture belongs to, or "
             "leave --truth out"
         )
+    own = listed[0].paths.pictures / listed[0].image["file_name"]
+    if own.is_file() and not own.samefile(picture) and own.read_bytes() != picture.read_bytes():
+        raise InputError(
+            f"{truth} lists {own}, and {picture} is another picture of that name; give the JSON or data set that it "
+            "belongs to, or leave --truth out"
+        )
     return _alone(listed[0])
 
 
 def _jsons(truth: Path, picture: Path) -> list[SplitPaths]:
     if truth.suffix.lower() == ".json":
         read_sections(truth, ("images", "annotations", "categories"))  # a fault of the JSON is told before its maps'
-        return [SplitPaths(picture.parent, map_folder(truth, None, "put them there"), truth)]
+        return [SplitPaths(_picture_folder(truth, picture), map_folder(truth, None, "put them there"), truth)]
     found = splits(truth)
     if not found:
         raise InputError(f"{truth} has no panoptic_*.json; give a COCO panoptic JSON or a data set's folder (--truth)")
     return [locate(truth, split) for split in found]
+
+
+def _picture_folder(json: Path, picture: Path) -> Path:
+    """Return the folder of a JSON's pictures where it lies in a data set's layout, else the picture's own."""
+    split = json.stem.removeprefix("panoptic_")
+    folders = (json.parent / split, json.parent.parent / split)
+    return next((folder for folder in folders if folder.is_dir()), picture.parent)
 
 
 def _bare(image: dict[str, Any]) -> str:

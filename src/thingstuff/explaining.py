@@ -1,6 +1,7 @@
 """Walking through a model's insides: one pass over one picture, told step by step."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,11 @@ def _walk(
     )
 
 
-def _check_truth(model: PanopticModel, picture: Picture, truth: Panoptic) -> None:
+def _check_truth(model: PanopticModel, picture: Picture, truth: Any) -> None:
+    if not isinstance(truth, Panoptic):
+        raise InputError(
+            f"the ground truth must be a Panoptic (`CocoPanoptic.panoptic`); this is {type(truth).__name__}"
+        )
     if truth.size != picture.shape[:2]:
         raise InputError(
             f"the ground truth is {truth.size[1]} x {truth.size[0]} pixels, the picture {picture.shape[1]} x "
