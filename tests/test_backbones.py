@@ -58,6 +58,7 @@ def test_stages_are_torchvisions(depth: int, res2_channels: int, dilated: bool, 
     stages = ours(x)
     assert ours.channels == {s: y.shape[1] for s, y in stages.items()}
     assert (stages[5].shape[2:] == stages[4].shape[2:]) == dilated
+    assert config.strides == {s: round(64 / y.shape[2]) for s, y in stages.items()}
     for stage, expected in torchvision_stages(theirs, x).items():
         assert expected.abs().max() > 0.1
         torch.testing.assert_close(stages[stage], expected, rtol=0, atol=1e-11 * float(expected.abs().max()))

@@ -1,7 +1,13 @@
 """The highest PQ of masks of each stride: against plain loops, at its ends, over processes, and what masks cost."""
 
+import dataclasses
 import json
+import multiprocessing
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,17 +20,23 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from models_contract import CATEGORIES
-from thingstuff.ceiling import Ceiling, ceiling, frame_alone
-from thingstuff.coarse_maps import area_shares, through_cells
+from thingstuff.ceiling import Ceiling, ceiling, first_presets, frame_alone
+from thingstuff.ceiling_tables import _work
+from thingstuff.coarse_maps import BLOCK, KEPT, area_shares, bands_through_cells, through_cells
+from thingstuff.convert.pool import in_processes
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.data.scenes import SCENE_CATEGORIES, make_scenes
 from thingstuff.errors import InputError
 from thingstuff.evaluation import errors
 from thingstuff.evaluation.evaluator import evaluate
-from thingstuff.head_cost import head_cost, measured
-from thingstuff.models import create
+from thingstuff.evaluation.segments import PictureMatches
+from thingstuff.head_cost import STRIDES, HeadCost, measured, reduced_size
+from thingstuff.models import MODELS, create
+from thingstuff.models.base import PanopticModel
+from thingstuff.models.panoptic_fcn import PanopticFCN
+from thingstuff.models.panoptic_fpn import PanopticFPN
 from thingstuff.panoptic import Panoptic, Segment
-from thingstuff.structures import Frame
+from thingstuff.structures import Frame, Size
 
 Ids = npt.NDArray[np.int32]
 
@@ -107,6 +119,32 @@ def test_a_cell_holds_the_share_of_each_pixel() -> None:
     assert beyond.sum(1).tolist() == [1, 0.5, 0]
 
 
+def test_bands_hold_what_the_whole_matrices_hold() -> None:
+    frame = Frame((224, 288), (200, 267), (150, 201))  # several blocks, the last one short
+    for stride in (1, 4, 8):
+        h, w = reduced_size(frame.canvas, stride)
+        bands, ways_back = bands_through_cells(frame, stride), frame.axes(torch.empty(h, w))
+        sides = zip((h, w), frame.canvas, frame.size, frame.original, strict=True)
+        for band, back, side in zip(bands, ways_back, sides, strict=True):
+            whole_matrix, again = back.weights @ area_shares(*side), torch.zeros(side[3], side[3])
+            for n, block in enumerate(band.blocks):
+                begin = band.first[n * BLOCK]
+                again[n * BLOCK : n * BLOCK + len(block), begin : begin + block.shape[1]] = block
+            torch.testing.assert_close(again, whole_matrix, rtol=0, atol=1e-6)
+            read = [row.nonzero()[[0, -1], 0].tolist() for row in whole_matrix]
+            assert read == [[*ends] for ends in zip(band.first, band.last, strict=True)]
+
+
+def test_memory_does_not_grow_with_pictures_of_many_sizes() -> None:
+    bands_through_cells.cache_clear()
+    for height in range(200, 200 + 2 * KEPT):
+        bands_through_cells(Frame((128, 128), (128, 128), (height, 200)), 4)
+    assert bands_through_cells.cache_info().currsize == KEPT
+    large = bands_through_cells(Frame((800, 1088), (800, 1067), (3000, 4000)), 8)
+    assert sum(block.numel() for band in large for block in band.blocks) * 4 < 4_000_000
+    bands_through_cells.cache_clear()
+
+
 # Its ends
 
 
@@ -125,8 +163,7 @@ def test_a_checkerboard_finer_than_the_stride_loses_everything() -> None:
     board = panoptic((1 + (rows + columns) % 2).astype(np.int32), {1: 1, 2: 3})
     pq = {stride: evaluate([board], [through_cells(board, whole(64, 64), stride)]).all.pq for stride in (1, 2, 4)}
     assert pq[1] == 1
-    assert pq[2] == pytest.approx(0, abs=0.3)  # every share is a half: one segment has all, IoU 0.5 is no match
-    assert pq[2] == pq[4] == 0
+    assert pq[2] == pq[4] == 0  # every share is a half: one segment has all, and an IoU of 0.5 is no match
     coarse = panoptic((1 + (rows // 8 + columns // 8) % 2).astype(np.int32), {1: 1, 2: 3})
     assert (evaluate([coarse], [through_cells(coarse, whole(64, 64), 2)]).all.pq or 0) > 0.8
 
@@ -185,12 +222,12 @@ def test_it_is_the_evaluation_of_what_comes_back(scenes: Path, of_scenes: Ceilin
     assert of_scenes.rows[2].pq == expected.pq
 
 
-def test_two_processes_give_what_one_gives(scenes: Path) -> None:
+def test_progress_is_told_and_a_limit_kept(scenes: Path) -> None:
     done: list[tuple[int, int]] = []
-    options: dict[str, Any] = {"strides": [4], "model": "panoptic-fcn-tiny", "limit": 5}
-    alone = ceiling(scenes, workers=1, progress=lambda *at: done.append(at), **options)
-    assert ceiling(scenes, workers=2, **options).to_json() == alone.to_json()
-    assert alone.pictures == 5
+    found = ceiling(
+        scenes, strides=[4], model="panoptic-fcn-tiny", limit=5, workers=1, progress=lambda *at: done.append(at)
+    )
+    assert found.pictures == 5
     assert done == [(n, 5) for n in range(1, 6)]
 
 
@@ -243,15 +280,42 @@ def test_the_command_prints_and_writes_what_is_measured(
     assert call("ceiling", scenes, "--strides", "1,two") == 2
     assert "--strides '1,two'" in capsys.readouterr().err
     assert call("ceiling", scenes, "--model", "panoptic-fpn-tiny", "--strides", "4", "--workers", 1) == 0
-    assert "the same at every stride" in capsys.readouterr().out
+    assert f"panoptic-fpn-tiny: {PanopticFPN.uncounted_masks}" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_ctrl_c_ends_the_command_with_130(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+def test_two_processes_give_what_one_gives_until_ctrl_c_ends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One run for both, since processes take seconds to start: Ctrl-C comes with the third of twelve pictures."""
+    make_scenes(tmp_path / "data", 1, 12)
+    found: list[list[list[PictureMatches]]] = []
+    expected: list[list[list[PictureMatches]]] = []
+    workers: list[multiprocessing.process.BaseProcess] = []
 
-    monkeypatch.setattr("thingstuff.ceiling_command.ceiling", interrupted)
-    assert call("ceiling", scenes) == 130
+    def recorded(work: Any, tasks: Any, count: int) -> Iterator[list[list[PictureMatches]]]:
+        expected.extend(work(task) for task in tasks[:3])
+        with closing(in_processes(work, tasks, count)) as results:
+            for result in results:
+                found.append(result)
+                if len(found) == 3:
+                    workers.extend(multiprocessing.active_children())
+                    for worker in workers:  # a terminal tells all
+                        os.kill(worker.pid or 0, signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
+                yield result
+
+    monkeypatch.setattr("thingstuff.ceiling.in_processes", recorded)
+    file = tmp_path / "ceiling.json"
+    options = ("--strides", "4,8", "--model", "panoptic-fcn-tiny", "--workers", 2)
+    assert call("ceiling", tmp_path / "data", *options, "--json", file) == 130
+    assert capsys.readouterr().err.endswith("stopped; nothing was written\n")
+    assert not file.exists()
+    assert len(found) == 3
+    assert found == expected
+    assert len(workers) == 2
+    assert not any(worker.is_alive() for worker in workers)
 
 
 def test_a_picture_whose_map_is_damaged_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,8 +342,7 @@ def test_the_cost_of_detr_at_stride_4_is_that_of_its_own_head() -> None:
     model = model_without_weights("detr-panoptic-tiny").to_empty(device="cpu")
     projected = torch.zeros(1, 128, 4, 5)
     stages = {s: torch.zeros(1, model.backbone.channels[s], 128 >> s, 160 >> s) for s in (2, 3, 4)}
-    cost = head_cost(model, (128, 160), 4)
-    assert cost is not None
+    cost = model.mask_cost((128, 160), 4)
     with FlopCounterMode(display=False) as once:
         parts = model.mask_head.picture_parts(projected, stages)
     flops = []
@@ -304,18 +367,47 @@ def test_the_cost_of_detr_by_hand() -> None:
     ups = [16 * widths[n] * widths[n + 1] * doubled[n - 2] for n in (2, 3, 4)]
     finer = [16 * widths[5] ** 2 * doubled[n] for n in (3, 4)]
     for stride, stages in ((8, ups[:2]), (4, ups), (2, [*ups, finer[0]]), (1, [*ups, *finer])):
-        cost = head_cost(model, (128, 160), stride)
+        cost = model.mask_cost((128, 160), stride)
         last = widths[2 + len(stages[:3])]
-        assert cost is not None
         assert cost.each.multiply_adds == first + sum(stages) + 9 * last * grids[len(stages)], stride
+
+
+def test_the_memory_of_detr_by_hand() -> None:
+    """Once: what the convolutions read. A query: its maps, what each norm and each ReLU keep, and the norms' sums."""
+    model = model_without_weights("detr-panoptic-r50")
+    d, heads, (h, w) = 256, 8, (25, 34)
+    grids = [(h << n) * (w << n) for n in range(6)]
+    stages = [(1024 + d // 2) * grids[1], (512 + d // 4) * grids[2], (256 + d // 8) * grids[3]]
+    convs = [(d + heads) * grids[0], d // 2 * grids[0], d // 4 * grids[1], d // 8 * grids[2], d // 16 * grids[3]]
+    finer = [d // 16 * grids[4], d // 16 * grids[5]]
+    for stride, read, kept in (
+        (8, stages[:2], convs[:-1]),
+        (4, stages, convs),
+        (2, stages, [*convs, finer[0]]),
+        (1, stages, [*convs, *finer]),
+    ):
+        cost = model.mask_cost((800, 1088), stride)
+        assert cost.once.bytes == 4 * (d * grids[0] + sum(read)), stride
+        assert cost.each.bytes == 4 * (heads * grids[0] + 2 * sum(kept) + 2 * 8 * len(kept)), stride
+
+
+def test_the_documented_costs_are_those_that_are_counted() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "ceiling.md").read_text(encoding="utf-8")
+    begin = text.index(
+        "| stride | Panoptic FCN, once | MiB | each kernel | MiB | DETR, once | MiB | each query | MiB |"
+    )
+    documented = [line.replace("*", "").strip("| ").split(" | ") for line in text[begin:].splitlines()[2:6]]
+    models = [model_without_weights(name) for name in ("panoptic-fcn-r50", "detr-panoptic-r50")]
+    for stride, row in zip(STRIDES, documented, strict=True):
+        works = [work for cost in (m.mask_cost((800, 1088), stride) for m in models) for work in (cost.once, cost.each)]
+        assert row == [str(stride), *(cell for work in works for cell in _work(work))]
 
 
 def test_the_cost_of_panoptic_fcn_by_hand() -> None:
     model = model_without_weights("panoptic-fcn-tiny")
     E, C, blocks = 32, 64, 2
     for stride in (1, 2, 4, 8):
-        cost = head_cost(model, (128, 160), stride)
-        assert cost is not None
+        cost = model.mask_cost((128, 160), stride)
         cells = {s: 128 * 160 // s**2 for s in (1, 2, 4, 8)}
         finer = sum(9 * C * C * cells[2 * s] for s in (2, 1) if s >= stride)
         assert cost.once.multiply_adds == finer + 9 * cells[stride] * ((C + 2) * E + (blocks - 1) * E * E)
@@ -328,9 +420,44 @@ def test_memory_is_what_autograd_keeps() -> None:
     x = torch.zeros(1, 3, 8, 8)
     assert measured(lambda: conv(x).relu()).bytes == 4 * (3 + 5) * 64  # the conv's input and the ReLU's result
     assert measured(lambda: conv(x).relu()).multiply_adds == 64 * 9 * 15
+    part = measured(lambda: torch.nn.functional.conv2d(x[:, :2], conv.weight[:, :2]))
+    assert part.bytes == 4 * 3 * 64  # of the picture's storage; a part of a parameter is a parameter still
+
+
+def test_weights_need_not_lie_on_the_meta_device() -> None:
+    for name in ("detr-panoptic-tiny", "panoptic-fcn-tiny"):
+        real = create(name, CATEGORIES)
+        assert real.mask_cost((128, 160), 2) == model_without_weights(name).mask_cost((128, 160), 2)
 
 
 def test_panoptic_fpn_has_no_stride_and_strange_strides_are_refused() -> None:
-    assert head_cost(model_without_weights("panoptic-fpn-tiny"), (64, 64), 4) is None
-    with pytest.raises(InputError, match="stride 16"):
-        head_cost(model_without_weights("detr-panoptic-tiny"), (64, 64), 16)
+    assert model_without_weights("panoptic-fpn-tiny").mask_cost((64, 64), 4) is None
+    for name in ("detr-panoptic-tiny", "panoptic-fcn-tiny"):
+        with pytest.raises(InputError, match="stride 16"):
+            model_without_weights(name).mask_cost((64, 64), 16)
+
+
+class Another(PanopticFCN):
+    """A model of another file, which counts its masks itself."""
+
+    def mask_cost(self, canvas: Size, stride: int) -> HeadCost:
+        return dataclasses.replace(super().mask_cost(canvas, stride), head="Another")
+
+
+class Silent(PanopticFCN):
+    """A model of another file, which counts nothing."""
+
+    mask_cost = PanopticModel.mask_cost  # type: ignore[assignment]
+
+
+def test_a_new_model_is_priced_as_it_says(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert first_presets() == ["panoptic-fcn-r50", "panoptic-fpn-r50", "detr-panoptic-r50"]
+    preset = MODELS["panoptic-fcn-tiny"][0]
+    monkeypatch.setitem(MODELS, "another", (preset, Another))
+    monkeypatch.setitem(MODELS, "silent", (preset, Silent))
+    (row,) = ceiling(scenes, strides=[4], short_sides=[64], limit=1, workers=1).rows
+    assert [cost.head for cost in row.costs] == ["Panoptic FCN", "DETR", "Another"]
+    silent = ceiling(scenes, strides=[4], model="silent", limit=1, workers=1)
+    assert not silent.rows[0].costs
+    assert silent.uncounted == "what masks cost at each stride is not known of this model"
+    assert ceiling(scenes, strides=[4], model="another", limit=1, workers=1).uncounted == ""

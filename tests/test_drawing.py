@@ -8,7 +8,7 @@ from PIL import Image
 
 from drawn_maps import CATEGORIES, crowded, two_cups
 from thingstuff import drawing
-from thingstuff.drawing import colour_map, overlay, resized_map
+from thingstuff.drawing import colour_map, overlay, place_runs, resized_map, shown_size
 from thingstuff.errors import InputError
 from thingstuff.panoptic import Panoptic, Segment
 
@@ -180,3 +180,30 @@ def test_a_map_is_resized_by_its_nearest_pixels():
     assert resized_map(panoptic, (2, 8)).ids.tolist() == [[1, 1, 2, 2, 3, 3, 4, 4]] * 2
     assert resized_map(panoptic, (1, 2)).ids.tolist() == [[2, 4]]
     assert resized_map(panoptic, (1, 2)).segments == panoptic.segments
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((120, 160), (240, 320)), ((100, 101), (300, 303)), ((1000, 2000), (160, 320)), ((1, 2000), (1, 320))],
+)
+def test_small_maps_grow_by_a_whole_factor_and_large_ones_shrink(size, shown):
+    assert shown_size(size, 320) == shown
+
+
+def test_the_runs_of_a_map_go_on_over_its_rows():
+    places = np.array([[0, 0, 7], [7, 7, 7], [300, 0, 0]], dtype=np.int32)
+    assert place_runs(places).tolist() == [0, 2, 7, 4, 300, 1, 0, 2]
+
+
+def test_letters_are_as_high_as_asked():
+    panoptic, picture = two_cups(300, 400), np.full((300, 400, 3), 128, dtype=np.uint8)
+    bare = np.array(overlay(panoptic, picture, labels=False))
+
+    def height(letters: int | None) -> int:
+        changed = (np.array(overlay(panoptic, picture, letters=letters)) != bare).any(axis=(1, 2))
+        rows = np.flatnonzero(changed)
+        breaks = np.flatnonzero(np.diff(rows) > 1)
+        return int(breaks[0] + 1 if breaks.size else rows.size)  # of the uppermost label
+
+    assert height(None) < height(20) < height(32)
+    assert height(32) == pytest.approx(2 * height(16), abs=6)

@@ -137,3 +137,17 @@ def test_what_does_not_belong_together_is_refused():
         error_overlay(None, truth(), prediction(20), ())
     with pytest.raises(InputError, match="10 x 10 pixels, its map 480 x 240"):
         error_overlay(np.zeros((10, 10, 3), dtype=np.uint8), truth(), prediction(), ())
+
+
+def test_letters_are_as_high_as_asked(monkeypatch: pytest.MonkeyPatch):
+    missed = errors()[:1]
+    with monkeypatch.context() as patched:
+        patched.setattr("thingstuff.error_pictures.write_labels", lambda *_, **__: [])
+        bare = np.array(error_overlay(None, truth(), prediction(), missed))
+
+    def lettered(letters: int | None) -> int:
+        drawn = np.array(error_overlay(None, truth(), prediction(), missed, letters))
+        return int((drawn != bare).any(axis=(1, 2)).sum())  # rows
+
+    assert 0 < lettered(12) < lettered(20) < lettered(32)
+    assert lettered(None) == lettered(drawing_labels.letter_size(truth().size))

@@ -282,7 +282,9 @@ def test_maps_of_very_many_segments_take_the_room_of_pictures(tmp_path: Path, mo
     ids = rng.permutation(np.arange(1, 401, dtype=np.int32)).reshape(20, 20).repeat(10, 0).repeat(10, 1)
     specks = Panoptic(ids, tuple(Segment(i, i % 3, 100) for i in range(1, 401)), error_scene.CATEGORIES)
     noise = rng.integers(0, 256, (*ids.shape, 3)).astype(np.uint8)
-    monkeypatch.setattr("thingstuff.report_pictures.overlay", lambda _, picture: picture)  # to write names takes long
+    monkeypatch.setattr(
+        "thingstuff.report_pictures.overlay", lambda _, picture, **__: picture
+    )  # to write names takes long
     monkeypatch.setattr("thingstuff.report_pictures._BYTES", 600_000)
     examples = [Example(f"{i}.jpg", noise, specks, specks, 1.0) for i in range(4)]
     bare = write_evaluation_report(tmp_path / "bare.html", report(worst=[])).stat().st_size

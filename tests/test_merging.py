@@ -17,7 +17,6 @@ from thingstuff.merging import (
     merge_by_argmax,
     merge_by_argmax_as_released,
     merge_things_first,
-    semantic_probabilities,
 )
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Frame, Segments
@@ -143,14 +142,12 @@ def on_canvas(seed: int = 0) -> Segments:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ThingsFirst(stuff_area=5.0)
     whole = merge_things_first(on_canvas(), CATEGORIES, settings)
-    probabilities = semantic_probabilities(on_canvas(), CATEGORIES)
     for limit in ("CHUNK_PIXELS", "STUFF_PIXELS", "BAND_ROWS", "BLOCK_COLUMNS"):
         monkeypatch.setattr(merging, limit, 1)
     parts = merge_things_first(on_canvas(), CATEGORIES, settings)
     assert len(whole.segments) > 2
     assert (whole.ids == parts.ids).all()
     assert whole.segments == parts.segments
-    assert torch.equal(semantic_probabilities(on_canvas(), CATEGORIES), probabilities)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 1.0])
@@ -205,17 +202,6 @@ def test_axes_are_the_two_resizes() -> None:
             read = axis.cells(7, 23)
             assert not axis.weights[7:23, : read.start].any()
             assert not axis.weights[7:23, read.stop :].any()
-
-
-def test_semantic_probabilities_stand_by_label_with_void_last() -> None:
-    candidates = on_canvas().pick([0, 4, 6])
-    probabilities = semantic_probabilities(candidates, CATEGORIES)
-    restored = candidates.frame.restore(candidates.masks)
-    assert probabilities.shape == (5, 30, 41)
-    assert torch.equal(probabilities[SKY], restored[2])
-    assert torch.equal(probabilities[VOID], restored[1])
-    assert not probabilities[[ROAD, CAR, DOG]].any()
-    assert not semantic_probabilities(candidates.pick([]), CATEGORIES).any()
 
 
 def test_boxes_are_half_open_and_zero_for_nothing() -> None:

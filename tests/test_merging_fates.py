@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from thingstuff.merging import ThingsFirst, merge_things_first
-from thingstuff.merging_fates import Fate, fates_things_first
+from thingstuff.merging_fates import Fate, fates_things_first, told_apart
 from thingstuff.panoptic import VOID, Categories
 from thingstuff.structures import Frame, Segments
 
@@ -42,7 +42,7 @@ def plain_things_first(candidates: Segments, settings: ThingsFirst) -> list[Fate
         elif not own:
             reason = "empty mask"
         elif lost > settings.overlap * len(own):
-            reason = f"{100 * lost / len(own):.1f}% of it lies on better things (limit 45%)"
+            reason = f"{100 * lost / len(own):.1f}% of it lies on better things (limit 45.0%)"
         else:
             reason = "kept"
             taken.update(dict.fromkeys(free, row))
@@ -87,6 +87,47 @@ def test_every_reason_of_things_first_occurs() -> None:
         "freepixelsofatleast",
         "standsforthingsitonlycompeteswithstuff",
     }
+
+
+@pytest.mark.parametrize(
+    ("score", "limit", "told"),
+    [
+        (0.12, 0.2, "score 0.12 below 0.20"),
+        (0.1996, 0.2, "score 0.1996 below 0.2000"),
+        (0.2341, 0.2345, "score 0.2341 below 0.2345"),
+    ],
+)
+def test_a_score_below_the_limit_is_told_as_below_it(score: float, limit: float, told: str) -> None:
+    masks = torch.full((1, *SIZE), 0.9)
+    candidates = Segments(masks, torch.tensor([CAR]), torch.tensor([score]), Frame(SIZE, SIZE, SIZE))
+    settings = ThingsFirst(thing_score=limit)
+    result = merge_things_first(candidates, CATEGORIES, settings)
+    (fate,) = fates_things_first(candidates, CATEGORIES, settings, result)
+    assert (fate.kept, fate.reason) == (False, told)
+
+
+@pytest.mark.parametrize(
+    ("taken", "limit", "told"),
+    [
+        (60, 0.5, "60.0% of it lies on better things (limit 50.0%)"),
+        (51, 0.5, "51.0% of it lies on better things (limit 50.0%)"),
+        (50, 0.4999, "50.00% of it lies on better things (limit 49.99%)"),
+    ],
+)
+def test_a_share_above_the_limit_is_told_as_above_it(taken: int, limit: float, told: str) -> None:
+    masks = torch.zeros(2, 10, 10)
+    masks[0].flatten()[:taken], masks[1] = 0.9, 0.9
+    frame = Frame((10, 10), (10, 10), (10, 10))
+    candidates = Segments(masks, torch.tensor([CAR, DOG]), torch.tensor([0.9, 0.8]), frame)
+    settings = ThingsFirst(overlap=limit)
+    result = merge_things_first(candidates, CATEGORIES, settings)
+    fates = fates_things_first(candidates, CATEGORIES, settings, result)
+    assert [(fate.kept, fate.reason) for fate in fates] == [(True, "kept"), (False, told)]
+
+
+def test_numbers_that_no_digit_tells_apart_end_too() -> None:
+    value, limit = told_apart(0.1, 0.1, 2)
+    assert value == limit
 
 
 def test_no_candidates_have_no_fates() -> None:

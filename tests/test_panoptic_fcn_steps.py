@@ -13,6 +13,7 @@ from models_contract import CATEGORIES, scene, trained
 from steps_contract import changed, check_every_parameter_has_a_step, check_walk
 from test_models import TestPanopticFCN as Contract
 from thingstuff.explaining import explain
+from thingstuff.models import panoptic_fcn_kernel_steps, panoptic_fcn_merge_steps
 from thingstuff.models.panoptic_fcn import PanopticFCN
 from thingstuff.models.panoptic_fcn_kernel_steps import fused_step
 from thingstuff.models.panoptic_fcn_kernels import concatenate, local_maxima, smoothed
@@ -100,6 +101,56 @@ def test_candidates_are_placed_where_they_were_read(monkeypatch: pytest.MonkeyPa
         assert of.smoothed[index][of.things.labels[row], y, x] == of.things.scores[row]
     of_levels = concatenate(of.model.thing_candidates(seen.output, 0))
     assert sorted(of_levels.scores.tolist(), reverse=True) == of.things.scores.tolist()
+
+
+def test_readers_count_rows_and_columns_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(), monkeypatch, truth=True)
+    cells = [(y + 1, x + 1) for y, x in of.cell.tolist()]
+    told = table(walk, "gathered", "Things: where each kernel was read")
+    assert [(int(str(row.cells[2])), int(str(row.cells[3]))) for row in told] == cells
+    places = [f"P{level} ({y}, {x})" for level, (y, x) in zip(of.level.tolist(), cells, strict=True)]
+    assert [of.place(row) for row in range(len(cells))] == places
+    best = {ids[0]: row for row, ids in reversed([*enumerate(of.candidate_segments)]) if ids}
+    assert best
+    for segment, row in best.items():
+        assert f"in row {cells[row][0]}, column {cells[row][1]}." in walk["centres"].notes[segment]
+        assert places[row] in walk["peaks"].notes[segment]
+        assert places[row] in walk["gathered"].notes[segment]
+    assert of.truth is not None
+    target = of.truth.levels[0]
+    y, x = target.cell[target.instance == 0][0].tolist()
+    learns = table(walk, "centres", "Targets: which level learns which thing")
+    assert f"P3 ({y + 1}, {x + 1})" in str(learns[0].cells[2])
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_a_list_that_is_cut_says_so_and_keeps_final_segments(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(panoptic_fcn_kernel_steps, "MOST_LISTED", most)
+    monkeypatch.setattr(panoptic_fcn_kernel_steps, "MOST_COMPARED", most)
+    monkeypatch.setattr(panoptic_fcn_merge_steps, "MOST_LISTED", most)
+    walk, _, of = traced(learned(), monkeypatch)
+    candidates, things = len(of.things.labels), len(of.fused_things.labels)
+    assert (candidates, things) == (4, 2)
+    shown: dict[str, tuple[Any, int]] = {
+        "Cells whose kernels are read for things": ("gathered", candidates),
+        "Things: where each kernel was read": ("gathered", candidates),
+        "Things after fusion": ("fused", things),
+        "Scores of things": ("rescored", things),
+        "How alike the kernels of things are before fusion": ("fused", candidates),
+    }
+    for title, (step, count) in shown.items():
+        (view,) = (view for view in walk[step].views if view.title == title)
+        assert (f"The {most} best of {count}" in view.caption) == (most < count), title
+    final = {ids for ids in of.thing_segments if ids}
+    for title in ("Things: where each kernel was read", "Things after fusion", "Scores of things"):
+        assert {row.segments for row in table(walk, shown[title][0], title) if row.segments} == final
+
+
+def test_the_first_step_says_whether_there_is_padding() -> None:
+    for height, width, padded in ((96, 96, False), (80, 112, True)):
+        text = explain(learned(), scene(height, width)[0])["picture"].text
+        assert ("Zeros" in text) == padded
+        assert ("no padding" in text) != padded
 
 
 def test_marks_are_the_peaks_and_tell_their_segments(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import switches_plain as plain
 from models_contract import CATEGORIES, assert_same_map, scene, target
+from stuff_probabilities import semantic_probabilities
 from switches_models import FRAME, SHAPES, assert_found, canvas, maps_of, model, noise, things_in
-from thingstuff.merging import semantic_probabilities
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNOutput
 from thingstuff.panoptic import VOID
 from thingstuff.structures import Images, Segments

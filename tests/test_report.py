@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from html_pages import Page, decoded
+from thingstuff.drawing_progress import Animation
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import ClassPQ, PQResult
 from thingstuff.panoptic import Categories, Panoptic, Segment
@@ -107,6 +108,21 @@ def test_every_class_has_its_row(page: Page):
     values = [cell["data-value"] for cell in page.all("td") if "data-value" in cell]
     assert float(values[1] or "nan") == pytest.approx(0.75)
     assert values[8 + 7] == ""
+
+
+def test_classes_without_a_pq_stand_last(tmp_path: Path):
+    given = result(0.9)
+    turned = PQResult.of([*given.per_class[::-1]], 12)
+    shown = Page(write_report(tmp_path / "r.html", report(result=turned)))
+    assert [row[0] for row in shown.rows["classes"][1:]] == ["<b>table</b>", "cup", "sky"]
+    assert "Classes without a PQ stand last." in shown.text["classes"]
+    every = Page(write_report(tmp_path / "e.html", report(result=PQResult.of([*given.per_class[:2]], 12))))
+    assert "stand last" not in every.text["classes"]
+
+
+def test_a_title_of_paths_may_break_at_their_parts(tmp_path: Path):
+    path = write_report(tmp_path / "r.html", report(title="runs/<a>/best & all"))
+    assert "<h1>runs<wbr>/&lt;a&gt;<wbr>/best &amp; all</h1>" in path.read_text(encoding="utf-8")
 
 
 def test_what_people_wrote_is_escaped(page: Page):
@@ -218,29 +234,38 @@ def test_twelve_large_noisy_examples_stay_below_5_mb(tmp_path: Path):
     assert all(200 <= max(image.size) <= 640 for image in images)
 
 
-def gif(frames: int = 3, side: int = 40) -> bytes:
+def gif(frames: int = 3) -> bytes:
     """Frames of one colour each, the last one blue."""
     buffer = io.BytesIO()
-    first, *rest = (Image.new("RGB", (side, side), color) for color in ["red"] * (frames - 1) + ["blue"])
+    first, *rest = (Image.new("RGB", (40, 40), color) for color in ["red"] * (frames - 1) + ["blue"])
     first.save(buffer, "GIF", save_all=True, append_images=rest, duration=100, loop=0)
     return buffer.getvalue()
 
 
 def test_the_progress_of_a_training_moves_and_stands_still(tmp_path: Path):
-    page = Page(write_report(tmp_path / "r.html", report(progress=gif())))
+    page = Page(write_report(tmp_path / "r.html", report(progress=Animation(gif(), (0, 700, 1400)))))
     assert [section["id"] for section in page.all("section")] == [SECTIONS[0], "progress", *SECTIONS[1:]]
     moving, still = page.all("img")[:2]
     assert (moving["class"], still["class"]) == ("moving", "still")
     assert base64.b64decode((moving["src"] or "").partition("base64,")[2]) == gif()
     last = np.asarray(decoded(page)[1].convert("RGB"), int)[20, 20]
     assert np.abs(last - (0, 0, 255)).max() < 9
-    assert "step 0 … step 30, in 2 frames" in " ".join(page.text["progress"].split()), "equal frames are one"
+    assert "predicted it, step 0 … step 1,400, in 3 frames." in " ".join(page.text["progress"].split())
+
+
+def test_the_steps_of_a_progress_are_those_of_its_frames(tmp_path: Path):
+    """A run may go on without its first frames, or lose the last ones; the history has all steps."""
+    for steps, words in (((20, 10_000), "step 20 … step 10,000, in 2 frames."), ((7,), "predicted it, step 7.")):
+        page = Page(write_report(tmp_path / "r.html", report(progress=Animation(gif(len(steps)), steps))))
+        assert words in " ".join(page.text["progress"].split())
+    with pytest.raises(InputError, match="names no steps"):
+        write_report(tmp_path / "r.html", report(progress=Animation(gif())))
 
 
 def test_progress_that_is_no_gif_is_refused(tmp_path: Path):
     for data in (b"GIF89a", b"no picture", gif()[:60]):
         with pytest.raises(InputError, match="the training's progress is no GIF"):
-            write_report(tmp_path / "r.html", report(progress=data))
+            write_report(tmp_path / "r.html", report(progress=Animation(data, (1,))))
     assert not list(tmp_path.iterdir())
 
 
@@ -250,7 +275,9 @@ def test_a_large_progress_takes_the_room_of_pictures(tmp_path: Path, monkeypatch
     Image.fromarray(rng.integers(0, 256, (300, 300, 3)).astype(np.uint8)).save(buffer, "GIF")
     assert buffer.tell() > 90_000
     monkeypatch.setattr("thingstuff.report_pictures._BYTES", 400_000)
-    given = report(examples=[example(f"{i}.jpg", 300, 400, seed=i) for i in range(3)], progress=buffer.getvalue())
+    given = report(
+        examples=[example(f"{i}.jpg", 300, 400, seed=i) for i in range(3)], progress=Animation(buffer.getvalue(), (5,))
+    )
     bare = write_report(tmp_path / "bare.html", report(examples=[])).stat().st_size
     size = write_report(tmp_path / "r.html", given).stat().st_size - bare
     assert 400_000 < size < 400_000 * 4 / 3 + 12_000
@@ -271,7 +298,7 @@ def test_every_class_has_its_bars(page: Page):
 
 
 def test_the_same_report_gives_the_same_bytes(tmp_path: Path):
-    one, two = (write_report(tmp_path / f"{i}.html", report(progress=gif())) for i in (1, 2))
+    one, two = (write_report(tmp_path / f"{i}.html", report(progress=Animation(gif(), (1, 2, 3)))) for i in (1, 2))
     assert one.read_bytes() == two.read_bytes()
 
 

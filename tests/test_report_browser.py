@@ -16,6 +16,7 @@ from html_pages import Page as Written
 from html_pages import decoded
 from test_evaluation_report import report, run_report, worst
 from test_report import history, result
+from thingstuff.drawing_progress import Animation
 from thingstuff.evaluation_report import write_evaluation_report
 from thingstuff.report import write_report
 
@@ -47,7 +48,7 @@ def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(evaluation: Path) -> Path:
     """The report of a run with everything in it."""
-    given = run_report(history=history(), baselines={"another": result(0.3)}, progress=gif())
+    given = run_report(history=history(), baselines={"another": result(0.3)}, progress=Animation(gif(), (0, 30)))
     return write_report(evaluation.with_name("run.html"), given)
 
 

@@ -48,6 +48,11 @@ class BackboneConfig(BaseModel):
     """Stages whose 3x3 convs are modulated deformable ones (DCN; [3, 4, 5] in the papers); depth 50 or 101. At first
     every tap lies where a plain conv's does and weighs a half."""
 
+    @property
+    def strides(self) -> dict[int, int]:
+        """Pixels of the input to a cell of each stage, 2 to 5."""
+        return {2: 4, 3: 8, 4: 16, 5: 16 if self.dilated else 32}
+
     @model_validator(mode="after")
     def _bottlenecks(self) -> "BackboneConfig":
         for field in ("dilated", "deformable_stages"):

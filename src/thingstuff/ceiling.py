@@ -17,8 +17,8 @@ from thingstuff.errors import InputError
 from thingstuff.evaluation.errors import SIZES
 from thingstuff.evaluation.pq import ClassPQ, PQResult, Progress
 from thingstuff.evaluation.segments import ClassSums, PictureMatches
-from thingstuff.head_cost import STRIDES, HeadCost, head_cost
-from thingstuff.models import create
+from thingstuff.head_cost import STRIDES, HeadCost, check_stride
+from thingstuff.models import MODELS, create
 from thingstuff.models.base import PanopticModel
 from thingstuff.panoptic import Categories
 from thingstuff.structures import Frame, Size
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 SIZE_RULE = "panoptic-fcn-r50"
 """The model whose size rule counts where none is named."""
-HEADS = ("detr-panoptic-r50", "panoptic-fcn-r50")
-"""The models whose masks are priced where none is named."""
 _SMALLEST = 32
 _CELL = 32  # pixels of the network input to a cell of C5
 
@@ -57,10 +55,14 @@ class CeilingRow:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What every input size and stride reach, in the order asked for, over so many `pictures`."""
+    """What every input size and stride reach, in the order asked for, over so many `pictures`.
+
+    `uncounted` says why the named model's masks have no cost; it is "" where they have.
+    """
 
     pictures: int
     rows: tuple[CeilingRow, ...]
+    uncounted: str = ""
 
     def table(self) -> "Table":
         """Return the table of PQ for the terminal, in percent."""
@@ -76,7 +78,8 @@ class Ceiling:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values; PQ are fractions, memory is bytes."""
-        return {"pictures": self.pictures, "rows": [row.to_json() for row in self.rows]}
+        rows = [row.to_json() for row in self.rows]
+        return {"pictures": self.pictures, "rows": rows, "uncounted": self.uncounted}
 
 
 def ceiling(
@@ -94,9 +97,10 @@ def ceiling(
     """Measure the PQ of a split's ground truth reduced to each stride of each input size and brought back.
 
     See `coarse_maps.through_cells` for the way there and back. Sizes are by the rule of `model` (its preset's where
-    none is given), else Panoptic FCN's; costs are of that model's masks, else of DETR's and Panoptic FCN's. `limit`
-    takes the first pictures alone. Pictures go over `workers` processes, all cores if not given; memory does not grow
-    with them. Raises `InputError` where the data cannot be read or a number cannot be used.
+    none is given), else Panoptic FCN's; costs are of that model's masks, else of the first preset of each kind of
+    model that counts them (`PanopticModel.mask_cost`). `limit` takes the first pictures alone. Pictures go over
+    `workers` processes, all cores if not given; memory does not grow with them. Raises `InputError` where the data
+    cannot be read or a number cannot be used.
     """
     _check(strides, short_sides, max_side, limit)
     worker_count(workers)
@@ -112,15 +116,16 @@ def ceiling(
                 tally.add(own)
             if progress:
                 progress(done, len(tasks))
-    priced = [_without_weights(name, opened.categories) for name in ([model] if model else HEADS)]
+    priced = [_without_weights(name, opened.categories) for name in ([model] if model else first_presets())]
     rows = []
     for (index, stride), tally in zip(cases, tallies, strict=True):
         canvas, rule = _mean_canvas([task.frames[index].canvas for task in tasks]), sized[index].config.preprocess
-        costs = tuple(cost for head in priced if (cost := head_cost(head, canvas, stride)) is not None)
+        costs = tuple(cost for head in priced if (cost := head.mask_cost(canvas, stride)) is not None)
         pq, *by_size = tally.results(opened.categories, len(tasks))
         sizes = dict(zip(SIZES, by_size, strict=True))
         rows.append(CeilingRow(rule.short_side, rule.max_side, stride, canvas, pq, sizes, costs))
-    return Ceiling(len(tasks), tuple(rows))
+    uncounted = "" if any(row.costs for row in rows) else priced[0].uncounted_masks
+    return Ceiling(len(tasks), tuple(rows), uncounted)
 
 
 # ---- what is asked for
@@ -130,8 +135,7 @@ def _check(strides: Sequence[int], short_sides: Sequence[int] | None, max_side: 
     if not strides or (short_sides is not None and not short_sides):
         raise InputError("no strides or no short sides: give at least one of each, or leave them out")
     for stride in strides:
-        if stride not in STRIDES:
-            raise InputError(f"stride {stride}: masks are told at {', '.join(map(str, STRIDES))}; give some of these")
+        check_stride(stride)
     for name, sides in (("short side", short_sides or ()), ("max side", () if max_side is None else (max_side,))):
         for side in sides:
             if side < _SMALLEST:
@@ -153,6 +157,14 @@ def _without_weights(name: str, categories: Categories, **changes: Any) -> Panop
     """Build a model that knows its shapes and settings alone."""
     with torch.device("meta"):
         return create(name, categories, **changes)
+
+
+def first_presets() -> list[str]:
+    """Return the name of the first preset of each kind of model, in the order of `MODELS`."""
+    first: dict[type[PanopticModel], str] = {}
+    for name, (_, kind) in MODELS.items():
+        first.setdefault(kind, name)
+    return list(first.values())
 
 
 def _tasks(records: Sequence[Record], sized: Sequence[PanopticModel]) -> list[Task]:

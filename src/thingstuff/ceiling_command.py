@@ -63,7 +63,7 @@ def run_ceiling(request: Request, console: "Console") -> Ceiling:
     if any(row.costs for row in measured.rows):
         console.print(measured.cost_table())
     else:
-        console.print(f"{request.model}: a mask is 28 x 28 cells of its box, and costs the same at every stride")
+        console.print(f"{request.model}: {measured.uncounted}", highlight=False)
     console.print(f"pictures: {measured.pictures:,}", highlight=False)
     if request.json is not None:
         atomic_write(request.json, json.dumps(finite(measured.to_json()), indent=1, allow_nan=False))

@@ -50,7 +50,12 @@ def _input(row: "CeilingRow") -> str:
 
 
 def _work(work: Work) -> tuple[str, str]:
-    return f"{work.multiply_adds / 1e6:,.4g}", f"{work.bytes / 2**20:,.3g}"
+    return _figure(work.multiply_adds / 1e6, 4), _figure(work.bytes / 2**20, 3)
+
+
+def _figure(value: float, digits: int) -> str:
+    """Return a number rounded to so many digits, without an exponent."""
+    return f"{float(f'{value:.{digits}g}'):,.10g}"
 
 
 def _percent(value: float | None) -> str:

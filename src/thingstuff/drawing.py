@@ -82,6 +82,16 @@ def resized_map(panoptic: Panoptic, size: Size) -> Panoptic:
     return Panoptic(ids, panoptic.segments, panoptic.categories)
 
 
+def shown_size(size: Size, longest: int) -> Size:
+    """Return the (height, width) to draw a map at so that its names can be read, neither above `longest`.
+
+    Small ones grow by a whole factor, which keeps their pixels alike; large ones shrink.
+    """
+    side = max(size)
+    scale = longest // side if side <= longest else longest / side
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def upright_picture(picture: Picture, size: Size) -> Image.Image:
     """Return a picture as upright 8-bit RGB; raises `InputError` unless it has the map's (height, width)."""
     if isinstance(picture, str | Path):
@@ -110,12 +120,23 @@ def segment_places(panoptic: Panoptic) -> Int[np.ndarray, "H W"]:
     if panoptic.ids.size == 0:
         raise InputError(f"the map is {panoptic.size[1]} x {panoptic.size[0]} pixels: there is nothing to draw")
     flat = panoptic.ids.ravel()
-    starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
+    starts = _run_starts(flat)
     known = np.array([0, *(s.id for s in panoptic.segments)])
     order = np.argsort(known, kind="stable")
     nearest = np.searchsorted(known[order], flat[starts]).clip(max=len(known) - 1)
     place = np.where(known[order][nearest] == flat[starts], order[nearest], 0).astype(np.int32)
     return np.repeat(place, np.diff(starts, append=flat.size)).reshape(panoptic.size)
+
+
+def place_runs(places: Int[np.ndarray, "H W"]) -> Int[np.ndarray, "numbers"]:
+    """Return a map's pixels in reading order as place, length, place, length, ...; a run may go on in the next row."""
+    flat = places.ravel()
+    starts = _run_starts(flat)
+    return np.stack([flat[starts], np.diff(starts, append=flat.size)], axis=1).ravel()
+
+
+def _run_starts(flat: Int[np.ndarray, "pixels"]) -> Int[np.ndarray, "runs"]:
+    return np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
 
 
 def _draw_borders(drawn: UInt8[np.ndarray, "H W 3"], places: Int[np.ndarray, "H W"]) -> None:

@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from thingstuff.drawing import overlay, resized_map
+from thingstuff.drawing import overlay, resized_map, shown_size
 from thingstuff.drawing_labels import builtin_font
 from thingstuff.errors import InputError
 from thingstuff.panoptic import Panoptic
@@ -15,15 +17,25 @@ from thingstuff.panoptic import Panoptic
 LONGEST_SIDE = 320
 """Pixels of a frame's longer side, without its caption."""
 
+MOST_FRAMES = 60
+"""Of an animation: of more, some in between are left out."""
+
 _LARGEST_GIF = 1_000_000
-_MOST_FRAMES = 60
 _COLOURS = 255
 _FRAME_MS, _FIRST_MS, _LAST_MS = 450, 900, 2500
 _CAPTION, _BAR = 18, 3
 _PAPER, _INK, _DONE, _TO_DO = (250, 250, 250), (20, 20, 20), (64, 85, 184), (220, 220, 220)
 
-
+_Entry = TypeVar("_Entry")
 _Frame = tuple[int, Image.Image]
+
+
+@dataclass(frozen=True)
+class Animation:
+    """An animated GIF, no bytes where there is no frame, and the training step of each of its frames."""
+
+    gif: bytes = b""
+    steps: tuple[int, ...] = ()
 
 
 def progress_frame(
@@ -35,11 +47,9 @@ def progress_frame(
     than the picture.
     """
     height, width = picture.shape[:2]
-    longest = max(height, width)
-    scale = LONGEST_SIDE // longest if longest <= LONGEST_SIDE else LONGEST_SIDE / longest
-    size = max(1, round(height * scale)), max(1, round(width * scale))
     if prediction.size != (height, width):
         raise InputError(f"the map is {prediction.size} (height, width), its picture {(height, width)}; give its own")
+    size = shown_size((height, width), LONGEST_SIDE)
     small = Image.fromarray(picture).resize(size[::-1], Image.Resampling.LANCZOS)
     drawn = overlay(resized_map(prediction, size), small)
     text = f"step {step}" if pq is None else f"step {step}   PQ {100 * pq:.1f}"
@@ -50,28 +60,28 @@ def progress_frame(
     return frame
 
 
-def progress_gif(frames: Sequence[_Frame]) -> bytes:
-    """Return frames, each with its step, as an animated GIF in the order of their steps, which repeats for ever.
+def progress_gif(frames: Sequence[_Frame]) -> Animation:
+    """Return frames, each with its step, as an animation in the order of their steps, which repeats for ever.
 
     A bar below shows how far the training is; the last frame stands longest; all share one palette. Below 1 MB: of
     many frames some in between are left out, the first and the last never; larger ones than `progress_frame` makes are
-    reduced. No frame gives no bytes.
+    reduced.
     """
     if not frames:
-        return b""
-    chosen = _indexed(_spread(sorted(frames, key=lambda entry: entry[0]), _MOST_FRAMES))
+        return Animation()
+    chosen = _indexed(evenly(sorted(frames, key=lambda entry: entry[0]), MOST_FRAMES))
     encoded = _encode(chosen)
     while len(encoded) > _LARGEST_GIF and len(chosen) > 2:
-        chosen = _spread(chosen, max(2, len(chosen) * 3 // 4))
+        chosen = evenly(chosen, max(2, len(chosen) * 3 // 4))
         encoded = _encode(chosen)
-    return encoded
+    return Animation(encoded, tuple(step for step, _ in chosen))
 
 
-def _spread(frames: Sequence[_Frame], most: int) -> list[_Frame]:
-    """Return at most so many of the frames, evenly, with the first and the last."""
-    if len(frames) <= most:
-        return list(frames)
-    return [frames[i] for i in np.linspace(0, len(frames) - 1, most).round().astype(int).tolist()]
+def evenly(entries: Sequence[_Entry], most: int) -> list[_Entry]:
+    """Return at most so many (at least two) of the entries, evenly, with the first and the last."""
+    if len(entries) <= most:
+        return list(entries)
+    return [entries[i] for i in np.linspace(0, len(entries) - 1, most).round().astype(int).tolist()]
 
 
 def _indexed(frames: Sequence[_Frame]) -> list[_Frame]:
@@ -80,7 +90,7 @@ def _indexed(frames: Sequence[_Frame]) -> list[_Frame]:
     scale = min(1.0, (LONGEST_SIDE + _CAPTION) / max(final.size))
     size = max(1, round(final.width * scale)), max(1, round(final.height * scale))
     barred = [(step, _with_bar(frame.convert("RGB").resize(size), step, last)) for step, frame in frames]
-    some = [frame for _, frame in _spread(barred, 8)]
+    some = [frame for _, frame in evenly(barred, 8)]
     together = Image.new("RGB", (some[0].width, some[0].height * len(some)))
     for position, frame in enumerate(some):
         together.paste(frame, (0, position * frame.height))

@@ -51,7 +51,7 @@ def _walk(
     height, width = images.sizes[0]
     canvas[:height, :width] = resize_picture(pixels, images.sizes[0])
     target = None if truth is None else _target(truth, images.sizes[0])
-    seen = Seen(pixels, canvas, images, output, segments, result, calls, target)
+    seen = Seen(pixels, canvas, images, output, segments, result, calls, truth, target)
     steps = model.steps(seen)
     return Walk(
         model=model.name or type(model).__name__,

@@ -1,5 +1,6 @@
 """From competing segments to one panoptic map."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,11 @@ class ThingsFirst:
     stuff_area: float = 4096
     """Stuff with fewer free pixels than this is dropped."""
 
+    @property
+    def least_area(self) -> int:
+        """The fewest whole pixels that stuff is kept with; a segment has one at least."""
+        return math.ceil(max(self.stuff_area, 1))
+
 
 def area_limit(area: float | int, relative: bool, size: Size) -> float:
     """Return the pixels below which stuff is dropped from a picture of (height, width); `relative` scales them."""
@@ -50,18 +56,6 @@ def _restore_in_chunks(segments: Segments, pixels: int | None = None) -> Iterato
     rows = max(1, (pixels or CHUNK_PIXELS) // max(H * W, canvas[0] * canvas[1]))
     for start in range(0, len(segments), rows):
         yield segments.frame.restore(segments.masks[start : start + rows])
-
-
-def semantic_probabilities(segments: Segments, categories: Categories) -> Float[Tensor, "rows H W"]:
-    """Return the stuff's probabilities at picture size by label, `VOID` in the last row; zero where there is none."""
-    is_thing = torch.tensor([*categories.things, False], device=segments.labels.device)[segments.labels]
-    stuff = segments.pick(~is_thing)
-    result = stuff.masks.new_zeros((len(categories) + 1, *stuff.frame.original))
-    start = 0
-    for chunk in _restore_in_chunks(stuff):
-        result[stuff.labels[start : start + len(chunk)]] = chunk
-        start += len(chunk)
-    return result
 
 
 def merge_things_first(segments: Segments, categories: Categories, settings: ThingsFirst) -> Panoptic:
@@ -84,7 +78,7 @@ def merge_things_first(segments: Segments, categories: Categories, settings: Thi
     areas = np.bincount(winner.reshape(-1), minlength=len(stuff) + 1)
     id_of = np.zeros(len(stuff) + 1, dtype=np.int32)
     for position, row in enumerate(stuff.tolist(), start=1):
-        if labels[row] != VOID and areas[position] >= max(settings.stuff_area, 1):
+        if labels[row] != VOID and areas[position] >= settings.least_area:
             found.append(Segment(len(found) + 1, labels[row], 0, scores[row], source=row))
             id_of[position] = len(found)
     ids += id_of[winner]

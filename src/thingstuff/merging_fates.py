@@ -3,7 +3,6 @@
 Letters: N rows of `Segments`, H W the picture.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,6 +24,9 @@ from thingstuff.merging import (
 from thingstuff.panoptic import VOID, Categories, Panoptic
 from thingstuff.structures import Segments
 
+MOST_DIGITS = 17
+"""Behind the point, that a reason gives a number with."""
+
 
 @dataclass(frozen=True)
 class Fate:
@@ -40,6 +42,13 @@ class Fate:
     reason: str
     pixels: int
     won: int
+
+
+def told_apart(value: float, limit: float, digits: int) -> tuple[str, str]:
+    """Return two different numbers as texts that differ: with `digits` behind the point, or as many as that takes."""
+    while digits < MOST_DIGITS and f"{value:.{digits}f}" == f"{limit:.{digits}f}":
+        digits += 1
+    return f"{value:.{digits}f}", f"{limit:.{digits}f}"
 
 
 def fates_things_first(
@@ -69,10 +78,12 @@ def _fates_of_things(segments: Segments, rows: list[int], settings: ThingsFirst,
         if not pixels:
             reason = "empty mask"
         elif not stays:
-            reason = f"{lost / pixels:.1%} of it lies on better things (limit {settings.overlap:.0%})"
+            share, limit = told_apart(100 * lost / pixels, 100 * settings.overlap, 1)
+            reason = f"{share}% of it lies on better things (limit {limit}%)"
         fates.append(Fate(row, stays, reason, pixels, won.get(row, 0)))
     for row, pixels in zip(low, cover(segments.pick(low), settings.mask_threshold).areas.tolist(), strict=True):
-        reason = f"score {float(scores[row]):.2f} below {settings.thing_score:.2f}"
+        score, limit = told_apart(float(scores[row]), settings.thing_score, 2)
+        reason = f"score {score} below {limit}"
         fates.append(Fate(row, False, reason, pixels, 0))
     return fates
 
@@ -84,11 +95,10 @@ def _fates_of_stuff(
     of_things = [s.id for s in result.segments if categories.things[s.label]]
     pixels = np.bincount(best.reshape(-1), minlength=len(rows) + 1).tolist()
     free = np.bincount(best[~np.isin(result.ids, of_things)], minlength=len(rows) + 1).tolist()
-    least = math.ceil(max(settings.stuff_area, 1))
     fates = []
     for position, row in enumerate(rows, start=1):
         label, own, left = int(segments.labels[row]), pixels[position], free[position]
-        kept = label != VOID and left >= least
+        kept = label != VOID and left >= settings.least_area
         if label == VOID:
             reason = "stands for things: it only competes with stuff"
         elif kept:
@@ -96,7 +106,7 @@ def _fates_of_stuff(
         elif not own:
             reason = "nowhere the best stuff"
         else:
-            reason = f"{left:,} free pixels of at least {least:,}"
+            reason = f"{left:,} free pixels of at least {settings.least_area:,}"
         fates.append(Fate(row, kept, reason, own, left if kept else 0))
     return fates
 

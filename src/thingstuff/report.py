@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from thingstuff.drawing_progress import Animation
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import PQResult
 from thingstuff.evaluation.result import Evaluation
@@ -30,7 +31,7 @@ class RunReport:
     rows with `step` and `pq` ({"all", "things", "stuff"}, each with "pq", "sq", "rq"; 0 to 1 or None); `baselines` are
     results by name, shown beside `result`; `notes` are shown as they are. `evaluation` is what else was measured with
     `result`, and why; `worst` are the pictures of its `errors.worst` that are shown, worst first, `best` those of the
-    highest PQ, best first; `progress` is a GIF of a picture's prediction during training, empty without one.
+    highest PQ, best first; `progress` is a picture's prediction during training, empty without frames.
     """
 
     title: str
@@ -45,7 +46,7 @@ class RunReport:
     evaluation: Evaluation | None = None
     worst: Sequence[Example] = ()
     best: Sequence[Example] = ()
-    progress: bytes = b""
+    progress: Animation = field(default_factory=Animation)
 
 
 def write_report(path: Path, report: RunReport) -> Path:
@@ -70,7 +71,6 @@ def write_report(path: Path, report: RunReport) -> Path:
         worst=worst,
         best=best,
         progress=progress,
-        last_step=f"{max((row['step'] for row in report.history), default=0):,.0f}",
         **({} if report.evaluation is None else why_values(report.evaluation.errors)),
     )
     return write_page(path, page)

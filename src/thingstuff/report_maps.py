@@ -15,7 +15,7 @@ from math import isfinite
 import numpy as np
 from jaxtyping import Int
 
-from thingstuff.drawing import resized_map, segment_places
+from thingstuff.drawing import place_runs, resized_map, segment_places
 from thingstuff.evaluation.causes import SegmentError
 from thingstuff.evaluation.counting import overlaps
 from thingstuff.evaluation.segments import PictureMatches, TruthSegment, match_segments, segment_areas
@@ -55,7 +55,7 @@ def pointed_maps(truth: Panoptic, prediction: Panoptic, errors: Sequence[Segment
     while True:
         scale = longest / max(width, height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        runs = [_runs(segment_places(resized_map(panoptic, size[::-1]))) for panoptic in (truth, prediction)]
+        runs = [place_runs(segment_places(resized_map(panoptic, size[::-1]))) for panoptic in (truth, prediction)]
         if max(map(_byte_count, runs)) <= most_bytes or longest <= _LEAST_SIDE:
             break
         longest = longest * 3 // 4
@@ -68,12 +68,6 @@ def partners_in_words(error: SegmentError, other: Panoptic) -> str:
     segments = {segment.id: segment for segment in other.segments}
     names = Counter(other.name(segments[i]) for i in error.partners if i in segments)
     return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in names.items())
-
-
-def _runs(places: Int[np.ndarray, "h w"]) -> Int[np.ndarray, "numbers"]:
-    flat = places.ravel()
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    return np.stack([flat[starts], np.diff(starts, append=flat.size)], axis=1).ravel()
 
 
 def _byte_count(numbers: Int[np.ndarray, "numbers"]) -> int:

@@ -1,7 +1,5 @@
 """The pictures of a report: each with its ground truth, its prediction and what went wrong, as JPEGs in the page."""
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from thingstuff.drawing import overlay, resized_map
+from thingstuff.drawing import overlay, resized_map, shown_size
+from thingstuff.embedded_pictures import data_url, jpeg_within
 from thingstuff.error_pictures import CAUSE_COLOURS, error_overlay
 from thingstuff.errors import InputError
 from thingstuff.evaluation.causes import SegmentError
@@ -135,30 +134,24 @@ def _drawn(example: Example, maps: PointedMaps, budget: int) -> DrawnExample:
 
 def _panels(example: Example, budget: int) -> list[Panel]:
     """Return picture, ground truth, prediction and errors at a size at which their names can be read."""
-    height, width = example.truth.size
-    size = _shown_size(width, height)
+    shown = shown_size(example.truth.size, _LONGEST_SIDE)
+    size = shown[1], shown[0]
     picture, panels = None, []
     if example.picture is not None:
         picture = Image.fromarray(example.picture).resize(size, Image.Resampling.LANCZOS)
-        panels.append(Panel("picture", "Picture", _jpeg_uri(picture, budget), size, [], False))
-    truth, prediction = (resized_map(panoptic, size[::-1]) for panoptic in (example.truth, example.prediction))
-    for title, own, shown in (
+        panels.append(Panel("picture", "Picture", data_url(jpeg_within(picture, budget)), size, [], False))
+    truth, prediction = (resized_map(panoptic, shown) for panoptic in (example.truth, example.prediction))
+    for title, own, drawn in (
         ("Ground truth", example.truth, truth),
         ("Prediction", example.prediction, prediction),
     ):
-        uri = _jpeg_uri(overlay(shown, picture, letters=_LETTERS), budget)
+        uri = data_url(jpeg_within(overlay(drawn, picture, letters=_LETTERS), budget))
         panels.append(Panel("map", title, uri, size, _legend(own), bool((own.semantic() < 0).any())))
     if example.errors:
-        uri = _jpeg_uri(error_overlay(picture, truth, prediction, example.errors, _LETTERS), budget)
+        errors = error_overlay(picture, truth, prediction, example.errors, _LETTERS)
+        uri = data_url(jpeg_within(errors, budget))
         panels.append(Panel("errors", "Errors", uri, size, _cause_legend(example.errors), False))
     return panels
-
-
-def _shown_size(width: int, height: int) -> tuple[int, int]:
-    """Return the (width, height) to draw at: small pictures grow by a whole factor, large ones shrink."""
-    longest = max(width, height)
-    scale = _LONGEST_SIDE // longest if longest <= _LONGEST_SIDE else _LONGEST_SIDE / longest
-    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _legend(panoptic: Panoptic) -> list[LegendEntry]:
@@ -199,14 +192,3 @@ def _error_lines(example: Example) -> list[ErrorLine]:
             )
         )
     return lines
-
-
-def _jpeg_uri(image: Image.Image, budget: int) -> str:
-    """Return a JPEG data URI of at most `budget` bytes before base64: first by quality, then by size."""
-    while True:
-        for quality in (88, 78, 66, 52):
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=quality, optimize=True)
-            if buffer.tell() <= budget or max(image.size) <= 64:
-                return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-        image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.LANCZOS)

@@ -1,22 +1,25 @@
 """A training's progress on a page: its animation, and its last frame for who wants nothing to move."""
 
-import base64
 import io
 from dataclasses import dataclass
 
 from PIL import Image
 
+from thingstuff.drawing_progress import Animation
+from thingstuff.embedded_pictures import data_url, jpeg_within
 from thingstuff.errors import InputError
+
+_STILL_BYTES = 100_000
 
 
 @dataclass(frozen=True)
 class DrawnProgress:
-    """An animation of so many `frames` and the last of them, both as data URIs of `size` (width, height)."""
+    """An animation and its last frame, both as data URIs of `size` (width, height), and the steps of its frames."""
 
     moving: str
     still: str
     size: tuple[int, int]
-    frames: int
+    steps: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
@@ -24,21 +27,20 @@ class DrawnProgress:
         return (len(self.moving) + len(self.still)) * 3 // 4
 
 
-def drawn_progress(gif: bytes) -> DrawnProgress | None:
-    """Return a GIF ready for the template, None without one; raises `InputError` for bytes that are none."""
-    if not gif:
+def drawn_progress(animation: Animation) -> DrawnProgress | None:
+    """Return an animation ready for the template, None where it has no frame.
+
+    Raises `InputError` for bytes that are no GIF, and where it names no steps.
+    """
+    if not animation.gif:
         return None
+    if not animation.steps:
+        raise InputError("the training's progress names no steps; give what progress_gif returns")
     try:
-        with Image.open(io.BytesIO(gif), formats=["GIF"]) as image:
-            frames = getattr(image, "n_frames", 1)
-            image.seek(frames - 1)
+        with Image.open(io.BytesIO(animation.gif), formats=["GIF"]) as image:
+            image.seek(getattr(image, "n_frames", 1) - 1)
             last = image.convert("RGB")
     except (OSError, EOFError, SyntaxError) as error:
         raise InputError(f"the training's progress is no GIF ({error}); give what progress_gif returns") from None
-    still = io.BytesIO()
-    last.save(still, "JPEG", quality=88, optimize=True)
-    return DrawnProgress(_uri("gif", gif), _uri("jpeg", still.getvalue()), last.size, frames)
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    still = data_url(jpeg_within(last, _STILL_BYTES))
+    return DrawnProgress(data_url(animation.gif), still, last.size, animation.steps)

@@ -245,11 +245,11 @@ def train_run(
 
     told = listener or Silence()
     if val is not None and is_main_process() and _measurable(model, config.train):
-        told = ProgressListener(model, val, out, told)
+        told = ProgressListener(model, val, out, told, say)
     fit(model, train, val, config.train, out, resume=resume, listener=told, ready=ready)
     if not is_main_process():
         return RunResult(out, out / REPORT, None, _measurable(model, config.train))
-    return finish_run(config, out, val, extras or Extras(), listener)
+    return finish_run(config, out, val, extras or Extras(), listener, say)
 
 
 def _tell_warnings(
@@ -308,7 +308,12 @@ def _clear(out: Path, resume: bool) -> None:
 
 
 def finish_run(
-    config: RunConfig, out: Path, val: CocoPanoptic | None, extras: Extras, listener: Listener | None = None
+    config: RunConfig,
+    out: Path,
+    val: CocoPanoptic | None,
+    extras: Extras,
+    listener: Listener | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> RunResult:
     """Score the best weights on the val split and write result.json, overlays/ and report.html."""
     history = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
@@ -339,7 +344,7 @@ def finish_run(
         evaluation=result,
         worst=worst,
         best=best,
-        progress=write_gif(out),
+        progress=write_gif(out, say),
     )
     return RunResult(out, write_report(out / REPORT, report), result, measurable)
 

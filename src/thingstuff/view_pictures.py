@@ -3,7 +3,6 @@
 Letters: H W the canvas, h w a map that covers it.
 """
 
-import base64
 import struct
 import zlib
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from PIL import Image
 
 from thingstuff.colour_scales import LEVELS, scale_of
 from thingstuff.drawing import colour_map
+from thingstuff.embedded_pictures import data_url as data_url
 from thingstuff.panoptic import Color, Panoptic
 from thingstuff.structures import Frame, Size
 from thingstuff.walk import MapView
@@ -127,12 +127,6 @@ def jpeg(image: Image.Image, side: int) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "JPEG", quality=84, optimize=True)
     return buffer.getvalue()
-
-
-def data_url(content: bytes) -> str:
-    """Return the file's bytes as an address that holds them."""
-    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 @dataclass(frozen=True, eq=False)

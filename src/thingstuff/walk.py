@@ -163,8 +163,8 @@ class Seen:
     """One picture's pass, from which a model makes its steps.
 
     A batch of one as it went in, what `look`, `segments` and `merge` made of it, and the calls of the modules that the
-    model has watched; `picture` is uint8 [H, W, 3] RGB, `canvas` what of it the network saw, likewise. `target` is what
-    the picture would have taught, at the size of the network's input, where ground truth is given.
+    model has watched; `picture` is uint8 [H, W, 3] RGB, `canvas` what of it the network saw, likewise. Where ground
+    truth is given, `truth` is it, and `target` what it would have taught, at the size of the network's input.
     """
 
     picture: UInt8[np.ndarray, "_ _ 3"]
@@ -174,6 +174,7 @@ class Seen:
     segments: Segments
     result: Panoptic
     calls: Calls
+    truth: Panoptic | None = None
     target: Target | None = None
 
 

@@ -28,8 +28,8 @@ from panoptic_fcn_case import (
 )
 from torch import Tensor
 
+from stuff_probabilities import semantic_probabilities
 from thingstuff.boxes import boxes_of_masks
-from thingstuff.merging import semantic_probabilities
 from thingstuff.models.panoptic_fcn import PanopticFCN, PanopticFCNOutput
 from thingstuff.models.panoptic_fcn_kernels import Kernels, concatenate, find_peaks
 from thingstuff.panoptic import Panoptic

@@ -16,6 +16,7 @@ from pydantic_core import InitErrorDetails
 from torch import Tensor, nn
 
 from thingstuff.errors import InputError
+from thingstuff.head_cost import HeadCost
 from thingstuff.instances import MOST_INSTANCES, Instances
 from thingstuff.panoptic import Categories, Panoptic
 from thingstuff.sizes import resized_size
@@ -99,6 +100,8 @@ def open_picture(picture: "str | Path | Image.Image | Picture") -> Picture:
     if isinstance(picture, Image.Image):
         return np.asarray(picture.convert("RGB"))
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        if not picture.size:
+            raise InputError(f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels has nothing to look at")
         return picture
     raise InputError(
         f"a picture must be a path, a PIL image or uint8 [height, width, 3]; this is {type(picture).__name__}"
@@ -174,6 +177,18 @@ class PanopticModel(nn.Module, ABC):
         Every tensor comes from the pass: from its output, from a watched module, or from these by the model's own
         functions. Every parameter belongs to the `layers` of a step.
         """
+
+    # ---- what masks would cost
+
+    uncounted_masks: ClassVar[str] = "what masks cost at each stride is not known of this model"
+    """Why `mask_cost` tells nothing, for readers who asked for it; not read where it tells a cost."""
+
+    def mask_cost(self, canvas: Size, stride: int) -> HeadCost | None:
+        """Return the cost of a canvas's masks, (height, width), at a stride of `head_cost.STRIDES`, or None.
+
+        Counted by shapes on the meta device; the weights may lie anywhere. Raises `InputError` for another stride.
+        """
+        return None
 
     # ---- instances, before they compete
 

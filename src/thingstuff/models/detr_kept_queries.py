@@ -70,7 +70,7 @@ class DETRPass:
     @property
     def stride(self) -> int:
         """Pixels of the canvas to a cell of the encoded image."""
-        return 16 if self.model.config.backbone.dilated else 32
+        return self.model.config.backbone.strides[5]
 
     def cells(self, channels: str) -> tuple[str, str, str]:
         """Return what the axes of a [C, h, w] map of the encoded image's size mean."""

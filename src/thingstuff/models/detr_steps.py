@@ -19,7 +19,7 @@ from thingstuff.models.detr_kept_queries import DETRPass, KeptQuery, pass_of, pe
 from thingstuff.models.detr_mask_head import STAGES
 from thingstuff.models.detr_mask_steps import entry_step, join_step, logits_step
 from thingstuff.models.detr_merging_steps import argmax_step, merging_step
-from thingstuff.models.shared_steps import backbone_steps, picture_step, result_step
+from thingstuff.models.shared_steps import backbone_steps, picture_step, result_step, share
 from thingstuff.panoptic import VOID
 from thingstuff.walk import Labelled, MapView, Mark, MarksView, MatrixView, Row, Seen, Step, TableView, picture_array
 from thingstuff.watching import Watched
@@ -248,11 +248,7 @@ def _class_row(p: DETRPass, query: int) -> Row:
     else:
         reason = f"{score:.2f} is not above {p.model.config.threshold:.2f}"
     segments = own[0].segments if own else ()
-    return Row((str(query), name, _share(score), _share(nothing), reason), kept=bool(own), segments=segments)
-
-
-def _share(value: float) -> float:
-    return min(1.0, max(0.0, value))
+    return Row((str(query), name, share(score), share(nothing), reason), kept=bool(own), segments=segments)
 
 
 def _class_note(p: DETRPass, kept: KeptQuery) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thingstuff.backbones import ResNet
+from thingstuff.head_cost import HeadCost
 from thingstuff.layers import FPN, SemanticFPN, sum_of_levels
 from thingstuff.losses import count_over_processes, dice_loss, sigmoid_focal_loss, weighted_dice_loss
 from thingstuff.merging import ThingsFirst, area_limit, merge_things_first
@@ -158,6 +159,11 @@ class PanopticFCN(PanopticModel):
         from thingstuff.models.panoptic_fcn_steps import panoptic_fcn_steps
 
         return panoptic_fcn_steps(self, seen)
+
+    def mask_cost(self, canvas: Size, stride: int) -> HeadCost:
+        from thingstuff.models.panoptic_fcn_mask_cost import panoptic_fcn_mask_cost
+
+        return panoptic_fcn_mask_cost(self, canvas, stride)
 
     # ---- learning
 

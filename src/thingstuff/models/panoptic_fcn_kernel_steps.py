@@ -4,16 +4,14 @@ import numpy as np
 import torch
 
 from thingstuff.feature_views import feature_views
-from thingstuff.models.panoptic_fcn_trace import Trace, convolutions
+from thingstuff.models.panoptic_fcn_trace import MOST_LISTED, Trace, best_listed, convolutions
 from thingstuff.models.pyramid_steps import level_steps
-from thingstuff.models.shared_steps import map_axes
+from thingstuff.models.shared_steps import best_and_final, counted, map_axes, share
 from thingstuff.walk import Labelled, Mark, MarksView, MatrixView, Row, Step, TableView, View, picture_array
 
 CHAPTER = "The kernels"
 MOST_COMPARED = 60
 """Most kernels in the picture of how alike they are, the best."""
-MOST_LISTED = 100
-"""Most candidates in a table or on the picture, the best."""
 PLACES = ("level", "row", "column")
 
 
@@ -76,7 +74,7 @@ def gathered_step(trace: Trace) -> Step:
         tensors=(
             Labelled("kernels of things", things.vectors, ("peaks, best first", "kernel channels")),
             Labelled("scores of things", things.scores, ("peaks, best first",)),
-            Labelled("places of things", places, ("peaks, best first", ", ".join(PLACES))),
+            Labelled("places of things", places, ("peaks, best first", "level, row and column from 0")),
             Labelled("kernels of stuff", stuff.vectors, ("regions", "kernel channels")),
             Labelled("scores of stuff", stuff.scores, ("regions",)),
         ),
@@ -86,37 +84,44 @@ def gathered_step(trace: Trace) -> Step:
     )
 
 
+def _listed(trace: Trace) -> list[int]:
+    """Return the candidates for things that are listed: the best, and those that final segments came from."""
+    final = [row for row, ids in enumerate(trace.candidate_segments) if ids]
+    return best_and_final(len(trace.things.labels), MOST_LISTED, final)
+
+
 def _cells_view(trace: Trace) -> MarksView:
     """Return the cells that kernels were read in, as boxes of their size."""
     marks, (height, width) = [], trace.frame.canvas
     names, categories = trace.thing_names, trace.model.categories
-    for row, label in enumerate(trace.things.labels.tolist()[:MOST_LISTED]):
-        level, (y, x) = int(trace.level[row]), trace.cell[row].tolist()
+    labels = trace.things.labels.tolist()
+    for row in _listed(trace):
+        label, level, (y, x) = labels[row], int(trace.level[row]), trace.cell[row].tolist()
         h, w = trace.output.kernels[trace.levels.index(level)].shape[-2:]
         box = (x * width / w, y * height / h, (x + 1) * width / w, (y + 1) * height / h)
         text = f"{names[label]} {float(trace.things.scores[row]):.2f}, P{level}"
         ids = trace.candidate_segments[row]
         marks.append(Mark(box, text, categories.colors[categories.thing_labels[label]], bool(ids), ids))
-    caption = "A box is one cell of its level. Solid: it led to a final segment."
+    cut = best_listed(len(labels), MOST_LISTED)
+    caption = f"{cut}A box is one cell of its level. Solid: it led to a final segment."
     return MarksView(title="Cells whose kernels are read for things", caption=caption, marks=tuple(marks))
 
 
 def _peak_table(trace: Trace) -> TableView:
-    count = len(trace.things.labels)
-    rows = []
-    for row, label in enumerate(trace.things.labels.tolist()[:MOST_LISTED]):
+    labels, rows = trace.things.labels.tolist(), []
+    for row in _listed(trace):
         (y, x), ids = trace.cell[row].tolist(), trace.candidate_segments[row]
         cells = (
-            trace.thing_names[label],
+            trace.thing_names[labels[row]],
             f"P{int(trace.level[row])}",
-            str(y),
-            str(x),
-            _share(trace.things.scores[row]),
+            str(y + 1),
+            str(x + 1),
+            share(float(trace.things.scores[row])),
         )
         rows.append(Row(cells, bool(ids), ids))
     return TableView(
         title="Things: where each kernel was read",
-        caption=f"The {MOST_LISTED} best of {count}." if count > MOST_LISTED else "Grey: led to no final segment.",
+        caption=f"{best_listed(len(labels), MOST_LISTED)}Grey: led to no final segment.",
         columns=("class", *PLACES, "score"),
         rows=tuple(rows),
     )
@@ -127,7 +132,7 @@ def _pooled_table(trace: Trace) -> TableView:
     for row, label in enumerate(trace.stuff.labels.tolist()):
         ids = trace.region_segments.get(label, ())
         length = float(trace.stuff.vectors[row].norm())
-        cells = (trace.region_names[label], f"P{int(trace.stuff_level[row])}", _share(trace.stuff.scores[row]))
+        cells = (trace.region_names[label], f"P{int(trace.stuff_level[row])}", share(float(trace.stuff.scores[row])))
         rows.append(Row((*cells, f"{length:.3g}"), bool(ids), ids))
     return TableView(
         title="Stuff: what each kernel was pooled over",
@@ -135,10 +140,6 @@ def _pooled_table(trace: Trace) -> TableView:
         columns=("class", "level", "score", "length of the kernel"),
         rows=tuple(rows),
     )
-
-
-def _share(score: torch.Tensor) -> float:
-    return min(1.0, float(score))
 
 
 def _gathering_notes(trace: Trace) -> dict[int, str]:
@@ -205,12 +206,13 @@ def _similarity(trace: Trace) -> list[View]:
     count = min(MOST_COMPARED, len(trace.things.labels))
     if not count:
         return []
+    cut = f"The {count} best of {len(trace.things.labels):,}. " if count < len(trace.things.labels) else ""
     names, lost = trace.thing_names, len(trace.fused_things.labels)
     return [
         MatrixView(
             title="How alike the kernels of things are before fusion",
             caption=(
-                "Cosine of each kernel with each. Those of one group are averaged; one that matches nothing but "
+                f"{cut}Cosine of each kernel with each. Those of one group are averaged; one that matches nothing but "
                 "kernels that were themselves taken in stands alone, and is lost."
             ),
             values=picture_array(trace.cosines[:count, :count]),
@@ -231,14 +233,15 @@ def _members(trace: Trace, fused: int) -> str:
 
 
 def _thing_table(trace: Trace) -> TableView:
-    rows = []
-    for fused, label in enumerate(trace.fused_things.labels.tolist()[:MOST_LISTED]):
-        ids, score = trace.thing_segments[fused], _share(trace.fused_things.scores[fused])
+    labels, rows = trace.fused_things.labels.tolist(), []
+    final = [fused for fused, ids in enumerate(trace.thing_segments) if ids]
+    for fused in best_and_final(len(labels), MOST_LISTED, final):
+        ids, score = trace.thing_segments[fused], share(float(trace.fused_things.scores[fused]))
         count = str(len(trace.members(fused)))
-        rows.append(Row((trace.thing_names[label], score, count, _members(trace, fused)), bool(ids), ids))
+        rows.append(Row((trace.thing_names[labels[fused]], score, count, _members(trace, fused)), bool(ids), ids))
     return TableView(
         title="Things after fusion",
-        caption="Grey: led to no final segment.",
+        caption=f"{best_listed(len(labels), MOST_LISTED)}Grey: led to no final segment.",
         columns=("class", "score", "kernels", "read in level (row, column), each with its score"),
         rows=tuple(rows),
     )
@@ -250,7 +253,7 @@ def _stuff_table(trace: Trace) -> TableView:
         own = (trace.stuff.labels == label).nonzero()[:, 0].tolist()
         levels = "; ".join(f"P{int(trace.stuff_level[i])} {float(trace.stuff.scores[i]):.2f}" for i in own)
         ids = trace.stuff_segments[row]
-        cells = (trace.region_names[label], _share(trace.fused_stuff.scores[row]), str(len(own)), levels)
+        cells = (trace.region_names[label], share(float(trace.fused_stuff.scores[row])), str(len(own)), levels)
         rows.append(Row(cells, bool(ids), ids))
     return TableView(
         title="Stuff after averaging",
@@ -273,6 +276,6 @@ def _fusion_notes(trace: Trace) -> dict[int, str]:
         notes.update(dict.fromkeys(ids, told))
     for row, ids in enumerate(trace.stuff_segments):
         count = int((trace.stuff.labels == trace.fused_stuff.labels[row]).sum())
-        told = f"Mean of the kernels of {count} level{'' if count == 1 else 's'}."
+        told = f"Mean of the kernels of {counted(count, 'level', 'levels')}."
         notes.update(dict.fromkeys(ids, f"{told} Its score is {float(trace.fused_stuff.scores[row]):.2f}."))
     return notes

@@ -146,18 +146,23 @@ def _before_fusion(trace: Trace) -> dict[int, list[int]]:
     return chosen
 
 
+def thing_name(trace: Trace, fused: int) -> str:
+    """Return what a thing after fusion is called: its class and its number, from 1."""
+    return f"{trace.thing_names[int(trace.fused_things.labels[fused])]} {fused + 1}"
+
+
 def _thing_views(trace: Trace, before: dict[int, list[int]], masks_before: dict[int, Tensor]) -> list[View]:
     views: list[View] = []
     dropped = [fused for fused, ids in enumerate(trace.thing_segments) if not ids]
     for fused, ids in enumerate(trace.thing_segments):
         if fused in dropped[MOST_DROPPED:]:
             continue
-        name = trace.thing_names[int(trace.fused_things.labels[fused])]
+        name = thing_name(trace, fused)
         score = f"score {float(trace.fused_things.scores[fused]):.2f}"
         caption = score if ids else f"{score}; it became no final segment"
-        views.append(share_view(f"{name} {fused + 1}", trace.thing_masks[fused], "probability", f"{caption}.", ids))
+        views.append(share_view(name, trace.thing_masks[fused], "probability", f"{caption}.", ids))
         for row in before.get(fused, []):
-            title = f"{name} {fused + 1} before fusion: {trace.place(row)}"
+            title = f"{name} before fusion: {trace.place(row)}"
             views.append(share_view(title, masks_before[row], "probability", "What this kernel alone gives.", ids))
     return views
 

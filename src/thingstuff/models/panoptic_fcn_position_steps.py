@@ -8,9 +8,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from thingstuff.models.panoptic_fcn_kernels import local_maxima, owned_regions
-from thingstuff.models.panoptic_fcn_trace import Trace, convolutions
+from thingstuff.models.panoptic_fcn_trace import Trace, convolutions, place_in_words
 from thingstuff.models.pyramid_steps import level_steps
-from thingstuff.models.shared_steps import map_axes
+from thingstuff.models.shared_steps import counted, map_axes
 from thingstuff.panoptic import Color
 from thingstuff.walk import Labelled, MapView, Mark, MarksView, PixelsView, Row, Step, TableView, View, picture_array
 
@@ -105,7 +105,7 @@ def _best_candidates(trace: Trace) -> dict[int, int]:
 def _centre_note(trace: Trace, row: int) -> str:
     label, level, (y, x) = int(trace.things.labels[row]), int(trace.level[row]), trace.cell[row].tolist()
     p = float(trace.output.centres[trace.levels.index(level)][0, label, y, x].sigmoid())
-    return f"Its centre shows best on P{level}: {trace.thing_names[label]} with {p:.2f} in row {y}, column {x}."
+    return f"Its centre shows best on P{level}: {trace.thing_names[label]} with {p:.2f} in row {y + 1}, column {x + 1}."
 
 
 def _learned_where(trace: Trace) -> TableView:
@@ -115,7 +115,7 @@ def _learned_where(trace: Trace) -> TableView:
     for instance, (label, box) in enumerate(zip(masks.labels[0].tolist(), masks.boxes_xyxy[0].tolist(), strict=True)):
         size = ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5
         where = [
-            f"P{level} ({', '.join(str(v) for v in target.cell[target.instance == instance][0].tolist())})"
+            place_in_words(level, target.cell[target.instance == instance][0])
             for level, target in zip(trace.levels, trace.truth.levels, strict=True)
             if (target.instance == instance).any()
         ]
@@ -156,7 +156,7 @@ def peaks_step(trace: Trace) -> Step:
             "Each probability is averaged with the mean of the cells around it (window in cells: "
             f"{windows}; beyond the border counts as 0). A cell stays where none of the eight around has more for its "
             f"class, and where it has more than {c.thing_threshold:g}; each level keeps the best {c.candidates // 2}. "
-            f"Here {_counted(kept, 'peak')} on all levels together."
+            f"Here {counted(kept, 'peak', 'peaks')} on all levels together."
         ),
         paper="Li et al. 2021, section 3.2 (inference); the smoothing is the authors' code's",
         source="thingstuff.models.panoptic_fcn_kernels.find_peaks",
@@ -173,14 +173,10 @@ def peaks_step(trace: Trace) -> Step:
     )
 
 
-def _counted(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
 def _peak_note(trace: Trace, segment: int, row: int) -> str:
     count = sum(segment in ids for ids in trace.candidate_segments)
     return (
-        f"{_counted(count, 'peak')} led to this segment, the best of them in {trace.place(row)} with "
+        f"{counted(count, 'peak', 'peaks')} led to this segment, the best of them in {trace.place(row)} with "
         f"{float(trace.things.scores[row]):.2f} after smoothing."
     )
 

@@ -23,12 +23,14 @@ from thingstuff.models.panoptic_fcn_kernels import (
 )
 from thingstuff.models.panoptic_fcn_targets import LevelTargets, MaskTargets, level_targets, mask_targets
 from thingstuff.models.shared_steps import segment_of_row
+from thingstuff.models.things_first_steps import GREY, SOME_THING
 from thingstuff.panoptic import VOID
 from thingstuff.structures import Frame
 from thingstuff.walk import Seen
 
-SOME_THING = "(some thing)"
 COUNTS = ("no", "one", "two", "three", "four")
+MOST_LISTED = 100
+"""Most candidates or things in a table or on the picture, the best, besides those that final segments came from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Trace:
     level: Int[Tensor, "N"]
     """... the level of each (3 for P3) ..."""
     cell: Int[Tensor, "N 2"]
-    """... and its row and column there."""
+    """... and its row and column there, from 0."""
     stuff: Kernels
     stuff_level: Int[Tensor, "M"]
     embedded_things: Kernels
@@ -125,7 +127,7 @@ class Trace:
     def region_colours(self) -> list[tuple[int, int, int]]:
         """The colour of each region class; that of things is grey."""
         colors = self.model.categories.colors
-        return [(150, 150, 150) if v == VOID else colors[v] for v in self._region_labels]
+        return [GREY if v == VOID else colors[v] for v in self._region_labels]
 
     @property
     def _region_labels(self) -> list[int]:
@@ -148,9 +150,19 @@ class Trace:
         return mask_probabilities(self.embedded_things.vectors[rows], [view.feature[0] for view in self.output.views])
 
     def place(self, row: int) -> str:
-        """Return where a candidate for a thing was read: its level, row and column."""
-        (y, x), level = self.cell[row].tolist(), int(self.level[row])
-        return f"P{level} ({y}, {x})"
+        """Return where a candidate for a thing was read: its level, row and column, these from 1."""
+        return place_in_words(int(self.level[row]), self.cell[row])
+
+
+def place_in_words(level: int, cell: Int[Tensor, "2"]) -> str:
+    """Return a cell (row, column, from 0) as a reader is told of it, who counts from 1."""
+    y, x = cell.tolist()
+    return f"P{level} ({y + 1}, {x + 1})"
+
+
+def best_listed(count: int, most: int) -> str:
+    """Return the sentence that says what a list of the best leaves out, with a space behind it; "" if nothing."""
+    return f"The {most} best of {count:,}, and those that final segments came from. " if count > most else ""
 
 
 def convolutions(count: int, kind: str = "3 × 3 convolution") -> str:

@@ -65,6 +65,7 @@ class PanopticFPN(PanopticModel):
 
     config: PanopticFPNConfig
     config_class: ClassVar[type[ModelConfig]] = PanopticFPNConfig
+    uncounted_masks: ClassVar[str] = "a thing's mask is 28 x 28 cells of its box, and costs the same at every stride"
 
     def __init__(self, config: PanopticFPNConfig, categories: Categories) -> None:
         super().__init__(config, categories)

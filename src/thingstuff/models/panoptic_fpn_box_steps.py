@@ -14,15 +14,13 @@ from thingstuff.models.panoptic_fpn_heads import BOX_CELLS, LEVELS
 from thingstuff.models.panoptic_fpn_pass import (
     LEVEL_COLORS,
     Pass,
-    best_and_final,
     cells_in_box,
-    counted,
     truth_views,
     xyxy,
 )
 from thingstuff.models.panoptic_fpn_targets import without_ignored
 from thingstuff.models.pyramid_steps import level_steps
-from thingstuff.models.shared_steps import COLUMNS, ROWS
+from thingstuff.models.shared_steps import COLUMNS, ROWS, best_and_final, counted
 from thingstuff.walk import Labelled, MapView, Mark, MarksView, Row, Step, TableView, View, picture_array
 
 DRAWN = 40

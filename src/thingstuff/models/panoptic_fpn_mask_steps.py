@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from thingstuff.models.panoptic_fpn_heads import LEVELS
-from thingstuff.models.panoptic_fpn_pass import Pass, cells_in_box, counted
+from thingstuff.models.panoptic_fpn_pass import Pass, cells_in_box
 from thingstuff.models.pyramid_steps import level_steps
-from thingstuff.models.shared_steps import COLUMNS, ROWS
+from thingstuff.models.shared_steps import COLUMNS, ROWS, counted
 from thingstuff.walk import Labelled, MapView, Row, Step, TableView, View, picture_array
 
 

@@ -4,7 +4,6 @@ Letters: P proposals, T classes (0: none), N detections, M cells along a box's m
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -107,11 +106,6 @@ def xyxy(box: Tensor) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def best_and_final(count: int, most: int, final: Iterable[int]) -> list[int]:
-    """Return the first rows of `count`, at most `most`, and those behind them that final segments came from."""
-    return [*range(min(count, most)), *sorted(row for row in final if row >= most)]
-
-
 def cells_in_box(mask: Float[Tensor, "M M"], box: Tensor, shape: tuple[int, int], stride: int) -> Float[Tensor, "h w"]:
     """Return a map of the canvas with a box's cells in their places, each seen; zero outside."""
     x0, y0, x1, y1 = box.cpu().tolist()
@@ -122,8 +116,3 @@ def cells_in_box(mask: Float[Tensor, "M M"], box: Tensor, shape: tuple[int, int]
     (rows, in_rows), (columns, in_columns) = picked
     placed: Tensor = mask[rows][:, columns] * in_rows[:, None] * in_columns
     return placed
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """Return "1 box", "2,000 boxes"."""
-    return f"{count:,} {one if count == 1 else many}"

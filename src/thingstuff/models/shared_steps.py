@@ -1,6 +1,6 @@
 """The steps that every model's walk begins and ends with: the padded picture, the backbone, the final map."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -22,7 +22,12 @@ def map_axes(channels: str, stride: int) -> tuple[str, str, str]:
 def picture_step(model: PanopticModel, seen: Seen, paper: str) -> Step:
     """Return the first step: the picture resized, normalised and padded; `paper` is the section that says so."""
     rule, frame = model.config.preprocess, seen.images.frame(0)
-    padding = "No padding was needed." if frame.size == frame.canvas else "The rest is padding, black here."
+    canvas = f"a canvas of {frame.canvas[1]} × {frame.canvas[0]}"
+    padding = (
+        f"That fills {canvas}; no padding was needed."
+        if frame.size == frame.canvas
+        else f"Zeros at the right and bottom fill {canvas}: padding, black here."
+    )
     return Step(
         name="picture",
         chapter="The picture",
@@ -31,8 +36,7 @@ def picture_step(model: PanopticModel, seen: Seen, paper: str) -> Step:
         text=(
             f"The picture of {frame.original[1]} × {frame.original[0]} pixels is resized to {frame.size[1]} × "
             f"{frame.size[0]} (shorter side {rule.short_side}, the longer at most {rule.max_side}). Its "
-            f"{rule.channel_order} channels lose their mean and are divided by their deviation; zeros at the right and "
-            f"bottom fill a canvas of {frame.canvas[1]} × {frame.canvas[0]}. {padding}"
+            f"{rule.channel_order} channels lose their mean and are divided by their deviation. {padding}"
         ),
         paper=paper,
         source="thingstuff.models.base.PanopticModel.batch",
@@ -56,7 +60,7 @@ def backbone_steps(
     resnet = f"the ResNet-{backbone.config.depth}"
     for stage, features in stages.items():
         what = f"Stem and first stage of {resnet} describe" if stage == 2 else f"This stage of {resnet} describes"
-        stride = 16 if stage == 5 and backbone.config.dilated else 2**stage
+        stride = backbone.config.strides[stage]
         layers = (
             ("backbone.conv1.", "backbone.bn1.", "backbone.layer1.") if stage == 2 else (f"backbone.layer{stage - 1}.",)
         )
@@ -104,7 +108,7 @@ def result_step(seen: Seen, after: tuple[str, ...], how: str) -> Step:
         title="The final map",
         question="What came out, and where did each segment come from?",
         text=(
-            f"{how} {len(rows)} segment{'' if len(rows) == 1 else 's'}; {void / pixels:.1%} of the pixels belong to "
+            f"{how} {counted(len(rows), 'segment', 'segments')}; {void / pixels:.1%} of the pixels belong to "
             "none (void). Click a segment to follow it back through all steps."
         ),
         paper="Kirillov et al. 2019a, section 3 (the task)",
@@ -132,3 +136,18 @@ def summary(seen: Seen, segment: Segment) -> str:
 def segment_of_row(seen: Seen) -> dict[int, int]:
     """Return the final segment's id of each row of `Segments` that became one."""
     return {s.source: s.id for s in seen.result.segments if s.source is not None}
+
+
+def best_and_final(count: int, most: int, final: Iterable[int]) -> list[int]:
+    """Return the first rows of `count`, at most `most`, and those behind them that final segments came from."""
+    return [*range(min(count, most)), *sorted(row for row in final if row >= most)]
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Return "1 box", "2,000 boxes"."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def share(value: float) -> float:
+    """Return a number that is no share by rounding alone as a table draws it, from 0 to 1."""
+    return min(1.0, max(0.0, value))

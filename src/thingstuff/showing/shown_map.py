@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from thingstuff.convert.painting import areas_and_boxes
-from thingstuff.drawing import colour_map, segment_places
+from thingstuff.drawing import colour_map, place_runs, segment_places
 from thingstuff.evaluation.problems import clean
 from thingstuff.io import LARGEST_ID, Kind, Size, field_fault
 from thingstuff.panoptic import Categories, Panoptic, Segment
@@ -109,10 +109,8 @@ def shown_map(
 
 
 def runs(panoptic: Panoptic) -> list[int]:
-    """Return the pixels of a map row by row as id, length, id, length, ..."""
-    flat = panoptic.ids.ravel()
-    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
-    pairs: list[int] = np.stack([flat[starts], np.diff(starts, append=flat.size)], axis=1).ravel().tolist()
+    """Return the pixels of a map whose ids are places row by row as place, length, place, length, ..."""
+    pairs: list[int] = place_runs(panoptic.ids).tolist()
     return pairs
 
 
