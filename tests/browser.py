@@ -44,7 +44,7 @@ class Opened:
     requests: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        """Assert that no script failed, nothing was fetched but files beside the page, and nothing is wider than it."""
+        """Assert that no script failed, nothing was fetched but the page itself, and nothing is wider than it."""
         assert self.errors == []
         assert self.requests == []
         wide = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -63,17 +63,17 @@ def opened(path: Path, size: tuple[int, int] = DESKTOP, *, dark: bool = False, s
     )
     try:
         seen = Opened(context.new_page())
-        own = path.resolve().parent.as_uri()
+        own = path.resolve().as_uri()
 
         def note(request: Request) -> None:
-            if not request.url.startswith((own, "data:", "blob:")):
+            if request.url.partition("#")[0] != own and not request.url.startswith(("data:", "blob:")):
                 seen.requests.append(request.url)
 
         context.on("request", note)
         seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
         seen.page.on("console", lambda m: seen.errors.append(m.text) if m.type in ("error", "warning") else None)
         seen.page.set_default_timeout(15_000)
-        seen.page.goto(path.resolve().as_uri())
+        seen.page.goto(own)
         yield seen
         seen.check()
     finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-VOID_TAGS = {"meta", "img", "link", "br"}
+VOID_TAGS = {"meta", "img", "link", "br", "wbr"}
 
 
 class Page(HTMLParser):

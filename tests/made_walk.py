@@ -69,7 +69,7 @@ def made_views(cells: tuple[int, int] = (8, 12), each: int = 1) -> tuple[View, .
     attention /= attention.sum((1, 2), keepdims=True)
     return (
         MapView(title="Energy", caption="How strong.", values=values, unit="logit"),
-        MapView(title="Signed", values=values, unit="logit", signed=True, over=False),
+        MapView(title="Signed", values=values, unit="logit", signed=True),
         PixelsView(title="Colours", pixels=made_picture(*cells)),
         *(
             MapView(title=f"Mask {turn} of {i}", values=values, unit="probability", segments=(i,), low=0.0, high=1.0)
@@ -113,6 +113,6 @@ def made_walk(views: tuple[View, ...] | None = None, result: Panoptic | None = N
         step("picture", (), (PixelsView(title="What the network sees", pixels=canvas, smooth=True),)),
         step("middle", ("picture",), views, notes),
         step("quiet", ("middle",), (PixelsView(title="Colours of its own", pixels=made_picture(4, 6)),)),
-        step("result", ("quiet", "middle"), (ResultView(title="Final map", panoptic=result),), notes),
+        step("result", ("quiet", "middle"), (ResultView(title="Final map"),), notes),
     )
     return Walk("made", "MadeModel", CATEGORIES, "a <picture>.jpg", picture, canvas, FRAME, steps, result)

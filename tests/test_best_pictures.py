@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from error_scene import CATEGORIES
-from thingstuff.evaluation.best_pictures import KeepingBest, best_positions, better_than
+from thingstuff.evaluation.best_pictures import KeepingBest, best_positions, better_than, worst_shown
 from thingstuff.evaluation.evaluator import Evaluator
 from thingstuff.evaluation.file_pairs import PairPaths
 from thingstuff.evaluation.pairs import compare_maps
@@ -102,3 +102,14 @@ def test_no_picture_as_bad_as_the_worst_is_called_one_of_the_best() -> None:
     assert best_positions(result.sums, 4, better_than([picture.pq for picture in result.errors.worst[:1]])) == [3]
     assert best_positions(result.sums, 4, better_than([])) == [3, 0, 1, 2]
     assert better_than([None]) < 0
+
+
+def test_of_few_pictures_not_more_than_half_are_called_the_worst() -> None:
+    rising = [0.01 * i for i in range(20)]
+    found = [worst_shown(rising[:pictures], pictures, 6) for pictures in (0, 1, 2, 3, 6, 11, 12, 20)]
+    assert found == [0, 1, 1, 1, 3, 5, 6, 6]
+    assert worst_shown(rising, 5000, 6) == 6
+    assert worst_shown([0.2], 6, 6) == 1, "the others are perfect"
+    assert worst_shown([0.0, 0.1, 0.1, 0.1, 0.2, 0.3], 6, 6) == 4, "one as bad as the worst cannot be one of the best"
+    assert worst_shown([0.0] * 20, 30, 6) == 6
+    assert worst_shown([], 3, 6) == 0

@@ -1,4 +1,4 @@
-"""The highest PQ of masks of each stride: against plain loops, at its ends, over processes, and what masks cost."""
+"""The PQ that masks of each stride leave: against plain loops, at its ends, over processes, and what masks cost."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -281,6 +283,41 @@ def test_the_command_prints_and_writes_what_is_measured(
     assert "--strides '1,two'" in capsys.readouterr().err
     assert call("ceiling", scenes, "--model", "panoptic-fpn-tiny", "--strides", "4", "--workers", 1) == 0
     assert f"panoptic-fpn-tiny: {PanopticFPN.uncounted_masks}" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_what_is_asked_for_twice_is_measured_once(scenes: Path) -> None:
+    found = ceiling(scenes, strides=[8, 4, 8], short_sides=[128, 64, 128], limit=1, workers=1)
+    assert [(row.short_side, row.stride) for row in found.rows] == [(128, 8), (128, 4), (64, 8), (64, 4)]
+
+
+def test_tables_fit_a_terminal_of_80_columns(scenes: Path) -> None:
+    measured = ceiling(scenes, short_sides=[64, 2000], strides=[1, 4], max_side=4000, limit=1, workers=1)
+    assert [cost.head for cost in measured.rows[0].costs] == ["Panoptic FCN", "DETR"]
+    console = Console(width=300, file=StringIO(), record=True)
+    for table in (measured.table(), *measured.cost_tables()):
+        console.print(table)
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "e+" not in shown
+    for cost in measured.rows[-1].costs:
+        assert f"Cost of the masks of {cost.head}" in shown
+        assert f"Each {cost.mask}:" in shown
+        assert _work(cost.once)[0] in shown
+
+
+def test_enlarged_pictures_are_told(scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("--limit", 1, "--strides", 4, "--workers", 1)
+    assert call("ceiling", scenes, *few) == 0
+    told = "your pictures have short sides of 128 pixels; they are enlarged to "
+    shown = capsys.readouterr().out
+    assert f"{told}800 (6.25 times)" in shown
+    assert "the input is that of panoptic-fcn-r50; --model names yours, --short-side measures others" in shown
+    assert call("ceiling", scenes, *few, "--model", "panoptic-fcn-tiny", "--short-side", "64,128,256,192") == 0
+    shown = capsys.readouterr().out
+    assert f"{told}256 (2 times), 192 (1.5 times)" in shown
+    assert "measures others" not in shown
+    assert call("ceiling", scenes, *few, "--model", "panoptic-fcn-tiny") == 0
+    assert "enlarged" not in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import thingstuff as ts
+from html_pages import Page
 from thingstuff.cli import main
 from thingstuff.config import parse_overrides
 from thingstuff.data.scenes import SceneConfig, make_scenes
@@ -311,6 +312,24 @@ def test_image_ids_come_from_names_or_from_a_json(
     assert ids("c") == [1, 2]
     wrong = ("predict", photos, "--weights", run, "--out", tmp_path / "d", "--images", listing)
     assert "ten.jpg" in refused(capsys, *wrong)
+
+
+def test_the_report_of_a_run_shows_each_picture_once_and_of_which_step_the_weights_are(run: Path) -> None:
+    page = Page(run / "report.html")
+    pictures = [image["alt"] for image in page.all("img") if (image["alt"] or "").startswith("Picture of")]
+    assert sorted(pictures) == ["Picture of 0001.jpg", "Picture of 0002.jpg"]
+    steps = [row["step"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "pq" in row]
+    assert steps
+    assert f"scored on 2 pictures with the weights of step {steps[0]}" in " ".join(page.text["result"].split())
+
+
+def test_the_command_of_a_run_s_report_is_not_refused(run: Path) -> None:
+    """The folder it names is beside the run's own, which holds the run."""
+    (line,) = [line for line in Page(run / "report.html").text["again"].splitlines() if "thingstuff train" in line]
+    words = shlex.split(line)
+    assert words[words.index("--out") + 1] == f"{run}-again"
+    assert call(*words[1:]) == 0
+    assert read_config(run.with_name(f"{run.name}-again")) == read_config(run)
 
 
 def test_the_report_names_the_command_that_makes_the_run_again(run: Path, tmp_path: Path) -> None:

@@ -15,12 +15,17 @@ from thingstuff import merging
 from thingstuff.backbones import BackboneConfig
 from thingstuff.config import changed
 from thingstuff.explaining import explain
-from thingstuff.merging import leads_by_argmax, merge_by_argmax, merge_by_argmax_as_released, values_of
+from thingstuff.merging import (
+    merge_by_argmax,
+    merge_by_argmax_as_released,
+    rounds_by_argmax,
+    rounds_by_argmax_as_released,
+)
 from thingstuff.merging_fates import Fate, fates_by_argmax, fates_by_argmax_as_released
-from thingstuff.models import detr_mask_head
+from thingstuff.models import detr_attention_steps, detr_mask_head, detr_merge_account
 from thingstuff.models.base import PreprocessConfig
 from thingstuff.models.detr import DETRConfig, DETRPanoptic
-from thingstuff.models.detr_attention_steps import PAGE_VALUES, attention_view
+from thingstuff.models.detr_merge_account import leads_by_argmax, values_of
 from thingstuff.models.detr_steps import watched_modules
 from thingstuff.structures import Frame, Segments
 from thingstuff.transformer import Attention
@@ -104,7 +109,8 @@ def test_where_nothing_is_kept_all_steps_are_there() -> None:
     assert all(step.views and not step.notes for step in walk.steps)
     assert walk.result.segments == ()
     assert tensors(walk, "attention_maps")["attention maps"].shape == (0, 8, 3, 4)
-    assert tensors(walk, "mask_entry")["features and maps"].shape == (0, 136, 3, 4)
+    assert tensors(walk, "mask_entry")["projected features"].shape == (0, 128, 3, 4)
+    assert tensors(walk, "mask_entry")["attention maps"].shape == (0, 8, 3, 4)
     assert tensors(walk, "join_res2")["features"].shape == (0, 8, 24, 32)
     assert tensors(walk, "mask_logits")["mask logits"].shape == (0, 24, 32)
     assert not any(row.kept for row in one(walk, "class_scores", TableView).rows)
@@ -164,18 +170,15 @@ def test_attention_is_drawn_for_every_cell_and_never_on_padding() -> None:
         assert shares[..., :3, :].all(), name
 
 
-def test_large_attention_is_averaged_to_fit_a_page() -> None:
-    shape = (25, 42)
-    weights = torch.rand(1050, 1050, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    view = attention_view({"last": weights, "first": weights}, {}, shape)
-    assert sum(maps.size for maps in view.maps.values()) <= PAGE_VALUES
-    assert view.grid == (13, 21)
-    assert view.maps["last"].shape == (13 * 21, *shape)
-    assert view.maps["last"].sum((1, 2)) == pytest.approx(1, abs=1e-5)
-    of_last = [r * 42 + c for r in (23, 24) for c in (40, 41)]
-    assert view.maps["last"][-1].reshape(-1) == pytest.approx(weights[of_last].mean(0).numpy(), abs=1e-7)
-    assert "2 × 2" in view.caption
-    assert "Single heads are left out" in view.caption
+def test_heads_that_take_much_memory_are_left_out_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = one(explain(model_of(), PICTURE), "encoder_attention", AttentionView)
+    monkeypatch.setattr(detr_attention_steps, "CHUNK_VALUES", 8 * 12**2 - 1)
+    view = one(explain(model_of(), PICTURE), "encoder_attention", AttentionView)
+    assert list(view.maps) == list(whole.maps)[:2]
+    assert view.grid == whole.grid
+    assert all(maps == pytest.approx(whole.maps[name], abs=1e-7) for name, maps in view.maps.items())
+    assert "Single heads are left out: each is 12 × 12 numbers." in view.caption
+    assert "left out" not in whole.caption
 
 
 def test_heads_of_the_attention_maps_share_one_softmax() -> None:
@@ -207,7 +210,9 @@ def test_stages_of_the_head_are_those_of_the_plain_head(
     projected = tensors(walk, "projection")["projected features"]
     x = torch.cat([projected[None].expand(len(maps), -1, -1, -1), maps], dim=1)
     shown = tensors(walk, "mask_entry")
-    assert torch.equal(shown["features and maps"], x)
+    assert torch.equal(torch.cat([shown["projected features"], shown["attention maps"]], dim=1), x)
+    assert shown["projected features"].untyped_storage().nbytes() == 4 * projected.numel(), "one copy for all queries"
+    assert f"{len(maps)} × 136 × {maps.shape[2]} × {maps.shape[3]} numbers" in walk["mask_entry"].text
     with torch.no_grad():
         for i, name in enumerate(("after the first block", "after the second block")):
             x = F.relu(head.norms[i](head.convs[i](x)))
@@ -232,6 +237,7 @@ def test_stages_of_the_head_are_those_of_the_plain_head(
         ({13: 5.0, 3: 4.0}, "no object is likelier"),
         ({4: 5.0}, "an output that is no category's"),
         ({3: 1.0, 7: 0.9, 13: 0.5}, "0.15 is not above 0.30"),
+        ({3: 1.715}, "0.299 is not above 0.300"),
         ({3: 5.0}, "kept"),
     ],
 )
@@ -278,6 +284,18 @@ def test_the_winner_and_its_lead_are_those_of_all_logits() -> None:
     torch.testing.assert_close(tensors(walk, "merging")["logit of each pixel's owner"], order[0])
 
 
+def test_the_rounds_of_the_merge_run_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+
+    def noted(*given: Any) -> Any:
+        runs.append(given)
+        return rounds_by_argmax(*given)
+
+    monkeypatch.setattr(detr_merge_account, "rounds_by_argmax", noted)
+    explain(model_of(), PICTURE)
+    assert len(runs) == 1, "the merge of the result aside, which is the model's"
+
+
 def some(masks: Tensor, labels: Sequence[int]) -> Segments:
     """Segments at picture size."""
     size = (int(masks.shape[1]), int(masks.shape[2]))
@@ -317,11 +335,16 @@ LINE = line(
 LINE_LABELS = [SKY, SKY, DISC, BOX, GROUND]
 
 
+def fates_of(segments: Segments, min_area: int) -> list[Fate]:
+    result, rounds = (rule(segments, CATEGORIES, min_area) for rule in (merge_by_argmax, rounds_by_argmax))
+    return fates_by_argmax(rounds, segments, CATEGORIES, min_area, result)
+
+
 def test_fates_say_what_was_joined_and_dropped_and_what_each_won() -> None:
     segments = some(LINE, LINE_LABELS)
     result = merge_by_argmax(segments, CATEGORIES, 1)
     assert result.ids.tolist() == [[1] * 7 + [2] * 3]
-    assert fates_by_argmax(segments, CATEGORIES, 1, result) == [
+    assert fates_of(segments, 1) == [
         Fate(0, True, "kept", 3, 3),
         Fate(1, True, "joined the first of its class, which is stuff", 3, 4),
         Fate(2, False, "1 pixel, not more than 1", 1, 0),
@@ -332,18 +355,19 @@ def test_fates_say_what_was_joined_and_dropped_and_what_each_won() -> None:
 
 def test_fates_of_a_class_that_is_dropped_as_a_whole_and_of_nothing() -> None:
     segments = some(line("9000", "0900", "0099"), [SKY, SKY, BOX])
-    result = merge_by_argmax(segments, CATEGORIES, 2)
-    assert [fate.reason for fate in fates_by_argmax(segments, CATEGORIES, 2, result)] == [
+    assert [fate.reason for fate in fates_of(segments, 2)] == [
         *("2 pixels, not more than 2", "with its class, of 2 pixels, not more than 2", "2 pixels, not more than 2")
     ]
     none = segments.pick([])
-    assert fates_by_argmax(none, CATEGORIES, 2, merge_by_argmax(none, CATEGORIES, 2)) == []
+    assert fates_of(none, 2) == []
 
 
 def test_fates_as_released_tell_of_its_fault() -> None:
     segments = some(LINE, LINE_LABELS)
     result = merge_by_argmax_as_released(segments, CATEGORIES, 1)
-    fates = fates_by_argmax_as_released(segments, CATEGORIES, 1, result)
+    fates = fates_by_argmax_as_released(
+        rounds_by_argmax_as_released(segments, CATEGORIES, 1), segments, CATEGORIES, 1, result
+    )
     assert result.ids.tolist() == [[1, 1, 1, 2, 2, 2, 1, 2, 2, 2]]
     assert fates == [
         Fate(0, True, "kept", 3, 4),

@@ -253,14 +253,31 @@ def test_the_command_in_a_report_scores_so_again(case: Case, tmp_path: Path) -> 
 
 def test_the_command_of_a_report_runs_although_its_files_are_there(case: Case, tmp_path: Path) -> None:
     outputs = {"json": tmp_path / "o.json", "report": tmp_path / "r.html", "per_picture": tmp_path / "p.jsonl"}
-    flags = [word for name, path in outputs.items() for word in (f"--{name.replace('_', '-')}", path)]
+
+    def flag(name: str) -> str:
+        return f"--{name.replace('_', '-')}"
+
+    flags = [word for name, path in outputs.items() for word in (flag(name), path)]
     assert call(*files(case), *flags, "--pictures", tmp_path) == 0
-    request = Request(gt=case.folder / "gt.json", pred=[case.folder / "pred.json"], pictures=tmp_path, **outputs)
+    request = Request(
+        gt=case.folder / "gt.json", pred=[case.folder / "pred.json"], pictures=tmp_path, threads=1, **outputs
+    )
     assert request.written == list(outputs.values())
     words = shlex.split(request.command)
-    assert words == ["thingstuff", "evaluate", "--gt", f"{request.gt}", "--pred", f"{case.folder / 'pred.json'}"]
+    given = ["thingstuff", "evaluate", "--gt", f"{request.gt}", "--pred", f"{case.folder / 'pred.json'}"]
+    assert words[:-10] == given
+    again = {name: path.with_stem(f"{path.stem}-again") for name, path in outputs.items()}
+    assert words[-10:] == [
+        "--pictures",
+        f"{tmp_path}",
+        "--threads",
+        "1",
+        *(w for n in again for w in (flag(n), f"{again[n]}")),
+    ]
     assert " ".join(words) in " ".join(Page(tmp_path / "r.html").text["again"].split())
     assert call(*words[1:]) == 0
+    assert again["json"].read_bytes() == outputs["json"].read_bytes()
+    assert Page(again["report"]).rows == Page(outputs["report"]).rows
 
 
 def test_no_report_shows_more_than_so_many_pictures(

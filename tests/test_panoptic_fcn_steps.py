@@ -17,7 +17,7 @@ from thingstuff.models import panoptic_fcn_kernel_steps, panoptic_fcn_merge_step
 from thingstuff.models.panoptic_fcn import PanopticFCN
 from thingstuff.models.panoptic_fcn_kernel_steps import fused_step
 from thingstuff.models.panoptic_fcn_kernels import concatenate, local_maxima, smoothed
-from thingstuff.models.panoptic_fcn_position_steps import MOST_CLASSES
+from thingstuff.models.panoptic_fcn_position_steps import MOST_CLASSES, peaks_step
 from thingstuff.models.panoptic_fcn_targets import level_targets, mask_targets
 from thingstuff.models.panoptic_fcn_trace import SOME_THING, Trace, trace
 from thingstuff.panoptic import Categories
@@ -171,6 +171,49 @@ def test_marks_are_the_peaks_and_tell_their_segments(monkeypatch: pytest.MonkeyP
         above = int((p > of.model.config.thing_threshold).sum())
         assert suppressed + beyond + kept_here == above
         assert low + beyond + kept_here == int(local_maxima(p).sum())
+
+
+def test_scales_of_peaks_and_centres_end_at_the_highest_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(), monkeypatch)
+    highest = max(float(p.max()) for p in of.smoothed)
+    assert {view.high for view in walk["peaks"].views if isinstance(view, MarksView)} == {highest}
+    centres = maps(walk, "centres").values()
+    assert {view.high for view in centres} == {max(float(view.values.max()) for view in centres)}
+    assert highest < 0.999
+
+
+def test_kept_peaks_of_several_classes_in_a_cell_lie_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(), monkeypatch)
+    first = of.peaks[0]
+    assert len(first.cells) == 2
+    shared = dataclasses.replace(first, labels=torch.tensor([0, 1]), cells=first.cells[:1].repeat(2))
+    step = peaks_step(dataclasses.replace(of, peaks=[shared, *of.peaks[1:]]))
+    (view,) = (v for v in step.views if isinstance(v, MarksView) and v.title.startswith("P3"))
+    left, right = sorted(mark.box[0] for mark in view.marks if mark.kept)
+    (before,) = (v for v in walk["peaks"].views if isinstance(v, MarksView) and v.title.startswith("P3"))
+    assert right - left >= 2
+    assert any(mark.box[0] == (left + right) / 2 for mark in before.marks if mark.kept)
+    assert all("one of 2 classes here" in mark.text for mark in view.marks if mark.kept)
+    assert not any("classes here" in mark.text for mark in before.marks)
+
+
+def test_pairs_that_reach_the_threshold_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    walk, _, of = traced(learned(), monkeypatch)
+    (matrix,) = (view for view in walk["fused"].views if isinstance(view, MatrixView))
+    count, limit = len(matrix.names), of.model.config.similarity
+    pairs = [(i, j) for i in range(count) for j in range(i) if matrix.values[i, j] >= limit]
+    own = [pair for pair in pairs if of.things.labels[pair[0]] == of.things.labels[pair[1]]]
+    assert own
+    told = f"{len(pairs)} of {count * (count - 1) // 2} pairs reach {limit:g}, {len(own)} of them of one class."
+    assert told in matrix.caption
+    assert matrix.low == -1 if matrix.values.min() < 0 else matrix.values.min() - 0.1 < matrix.low < 1
+    bare = explain(learned(kernel_fusion=False), scene()[0])["fused"]
+    assert "None are fused" in next(view.caption for view in bare.views if isinstance(view, MatrixView))
+
+
+@pytest.mark.parametrize(("lowest", "begins"), [(-0.2, -1.0), (0.0, 0.0), (0.47, 0.4), (1.0, 0.9)])
+def test_a_scale_of_cosines_begins_at_the_tenth_below_the_lowest(lowest: float, begins: float) -> None:
+    assert panoptic_fcn_kernel_steps._scale_begins(lowest) == pytest.approx(begins)
 
 
 def test_kept_regions_are_those_that_kernels_were_pooled_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +379,26 @@ def test_targets_are_those_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     for instance, where in enumerate(told):
         assert [f"P{n}" in where for n in of.levels] == [bool((t.instance == instance).any()) for t in levels]
     assert any("P3" in where and "P4" in where for where in told)
+
+
+def test_targets_lie_beside_what_they_are_compared_to() -> None:
+    walk = explain(learned(), *scene())
+    for step, first in (("centres", "an object's centre, of any class"), ("regions", "owners of cells")):
+        titles = [view.title for view in walk[step].views]
+        for level in (3, 4, 5):
+            place = titles.index(f"P{level}: {first}")
+            assert titles[place + 1] == f"P{level}: target"
+
+
+def test_how_many_levels_learn_a_thing_is_counted() -> None:
+    walk = explain(learned(), *scene())
+    (targets,) = (v for v in walk["centres"].views if isinstance(v, TableView))
+    levels = [str(row.cells[2]).count("P") for row in targets.rows]
+    assert {1, 2} & {*levels}
+    assert f"Of this picture's {len(levels)} things are learned: " in targets.caption
+    for count in {*levels}:
+        told = "none" if count == 0 else "1 level" if count == 1 else f"{count} levels"
+        assert f"{levels.count(count)} on {told}" in targets.caption
 
 
 def test_without_truth_no_target_is_shown() -> None:

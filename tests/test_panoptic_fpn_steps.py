@@ -291,6 +291,7 @@ def test_ground_truth_stands_beside_what_was_found() -> None:
         "proposals": 1,
         "detections": 1,
         "semantic": 1,
+        "result": 1,
     }
     (boxes,) = more["proposals"]
     assert isinstance(boxes, MarksView)
@@ -309,6 +310,8 @@ def test_ground_truth_stands_beside_what_was_found() -> None:
     assert pixels[0, 0].tolist() == list(CATEGORIES.colors[0])
     assert pixels[60, 60].tolist() == [128, 128, 128]
     assert not pixels[:, 100:].any()
+    titles = [view.title for view in taught["objectness"].views]
+    assert titles[1::2][: len(LEVELS)] == [f"P{level}: ground truth" for level in LEVELS]
 
 
 # ---- edges

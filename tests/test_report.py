@@ -14,7 +14,7 @@ from thingstuff.drawing_progress import Animation
 from thingstuff.errors import InputError
 from thingstuff.evaluation.pq import ClassPQ, PQResult
 from thingstuff.panoptic import Categories, Panoptic, Segment
-from thingstuff.report import Example, RunReport, write_report
+from thingstuff.report import Example, RunReport, best_weights, write_report
 from thingstuff.report_page import percent
 
 CATEGORIES = Categories(("cup", "<b>table</b>", "sky"), (True, False, False), (7, 3, 9))
@@ -93,10 +93,28 @@ def test_the_result_stands_beside_the_baselines(page: Page):
     for row, expected in ((ours, result(0.9)), (baseline, result(0.2))):
         parts = (expected.all, expected.things, expected.stuff)
         assert row[1:] == [percent(v) for part in parts for v in (part.pq, part.sq, part.rq)]
-    assert page.rows["result"][0] == ["", "All (2)", "Things (1)", "Stuff (1)"]
+    assert page.rows["result"][0] == ["", "All (2 classes)", "Things (1 class)", "Stuff (1 class)"]
     assert percent(result(0.9).all.pq) == "73.5"
     assert "scored on 12 pictures" in page.text["result"]
     assert "5 min & 2 s" in page.text["result"]
+
+
+def test_the_result_says_of_which_step_the_weights_are(page: Page, tmp_path: Path):
+    assert "scored on 12 pictures." in page.text["result"]
+    shown = Page(write_report(tmp_path / "r.html", report(weights=best_weights(history()))))
+    words = "scored on 12 pictures with the weights of step 30, the last and best of the 3 evaluations in training."
+    assert words in shown.text["result"]
+
+
+def test_the_best_weights_are_those_that_a_training_keeps():
+    def scored(*pqs: float | None) -> list[dict]:
+        rows = [{"step": 1000 * i, "pq": {"all": {"pq": pq}}} for i, pq in enumerate(pqs, 1)]
+        return [{"step": 1, "loss": 2.0}, *rows]
+
+    assert best_weights(scored(0.1, 0.5, 0.5, 0.4)) == "step 2,000, the best of the 4 evaluations in training"
+    assert best_weights(scored(None, 0.0)) == "step 1,000, the best of the 2 evaluations in training"
+    assert best_weights(scored(0.3)) == "step 1,000"
+    assert best_weights(scored()) == ""
 
 
 def test_every_class_has_its_row(page: Page):
@@ -324,10 +342,10 @@ def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path):
 
 def test_places_that_cannot_be_written_are_named(tmp_path: Path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(InputError, match=r"r\.html: the report cannot be written"):
-        write_report(tmp_path / "file" / "r.html", report())
-    with pytest.raises(InputError, match="cannot be written"):
-        write_report(tmp_path, report())
+    for path, why in ((tmp_path / "file" / "r.html", "File exists"), (tmp_path, "Is a directory")):
+        with pytest.raises(InputError) as refused:
+            write_report(path, report())
+        assert str(refused.value) == f"{path}: the page cannot be written ({why}); give a file in a folder with room"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 

@@ -1,4 +1,4 @@
-"""The highest PQ that masks of a stride and an input size can reach on a data set, beside what they cost."""
+"""The PQ that is left of a data set's ground truth as masks of a stride and an input size, beside what they cost."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -34,15 +34,17 @@ _CELL = 32  # pixels of the network input to a cell of C5
 
 @dataclass(frozen=True)
 class CeilingRow:
-    """What one input size and stride reach: PQ of all segments, and of those of each size of `SIZES`.
+    """What one input size and stride leave: PQ of all segments, and of those of each size of `SIZES`.
 
     `canvas` is the mean (height, width) of the network input, in whole cells of 32 pixels; `costs` are of masks there.
+    `scale` is how many times as long as a picture's its sides are in the input, without padding; the mean of pictures.
     """
 
     short_side: int
     max_side: int
     stride: int
     canvas: Size
+    scale: float
     pq: PQResult
     sizes: dict[str, PQResult]
     costs: tuple[HeadCost, ...]
@@ -55,12 +57,14 @@ class CeilingRow:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What every input size and stride reach, in the order asked for, over so many `pictures`.
+    """What every input size and stride leave, in the order asked for, over so many `pictures`.
 
-    `uncounted` says why the named model's masks have no cost; it is "" where they have.
+    `picture_sides` are the smallest and the largest of the pictures' own short sides. `uncounted` says why the named
+    model's masks have no cost; it is "" where they have.
     """
 
     pictures: int
+    picture_sides: tuple[int, int]
     rows: tuple[CeilingRow, ...]
     uncounted: str = ""
 
@@ -70,16 +74,17 @@ class Ceiling:
 
         return quality_table(self.rows)
 
-    def cost_table(self) -> "Table":
-        """Return the table of multiply-adds and memory for the terminal."""
-        from thingstuff.ceiling_tables import cost_table
+    def cost_tables(self) -> "tuple[Table, ...]":
+        """Return the table of multiply-adds and memory of each model's masks for the terminal."""
+        from thingstuff.ceiling_tables import cost_tables
 
-        return cost_table(self.rows)
+        return cost_tables(self.rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON values; PQ are fractions, memory is bytes."""
         rows = [row.to_json() for row in self.rows]
-        return {"pictures": self.pictures, "rows": rows, "uncounted": self.uncounted}
+        sides = list(self.picture_sides)
+        return {"pictures": self.pictures, "picture_sides": sides, "rows": rows, "uncounted": self.uncounted}
 
 
 def ceiling(
@@ -98,16 +103,16 @@ def ceiling(
 
     See `coarse_maps.through_cells` for the way there and back. Sizes are by the rule of `model` (its preset's where
     none is given), else Panoptic FCN's; costs are of that model's masks, else of the first preset of each kind of
-    model that counts them (`PanopticModel.mask_cost`). `limit` takes the first pictures alone. Pictures go over
-    `workers` processes, all cores if not given; memory does not grow with them. Raises `InputError` where the data
-    cannot be read or a number cannot be used.
+    model that counts them (`PanopticModel.mask_cost`). A size or stride given twice is measured once. `limit` takes
+    the first pictures alone. Pictures go over `workers` processes, all cores if not given; memory does not grow with
+    them. Raises `InputError` where the data cannot be read or a number cannot be used.
     """
     _check(strides, short_sides, max_side, limit)
     worker_count(workers)
     opened = CocoPanoptic.open(data, split)
     sized = _sized_models(model or SIZE_RULE, opened.categories, short_sides, max_side)
     tasks = _tasks(opened.records[:limit], sized)
-    cases = [(index, stride) for index in range(len(sized)) for stride in strides]
+    cases = [(index, stride) for index in range(len(sized)) for stride in dict.fromkeys(strides)]
     tallies = [_Tally() for _ in cases]
     work = partial(picture_matches, cases=cases, paths=opened.paths, categories=opened.categories)
     with closing(in_processes(work, tasks, workers)) as found:
@@ -119,13 +124,15 @@ def ceiling(
     priced = [_without_weights(name, opened.categories) for name in ([model] if model else first_presets())]
     rows = []
     for (index, stride), tally in zip(cases, tallies, strict=True):
-        canvas, rule = _mean_canvas([task.frames[index].canvas for task in tasks]), sized[index].config.preprocess
+        frames, rule = [task.frames[index] for task in tasks], sized[index].config.preprocess
+        canvas, scale = _mean_canvas([frame.canvas for frame in frames]), _mean_scale(frames)
         costs = tuple(cost for head in priced if (cost := head.mask_cost(canvas, stride)) is not None)
         pq, *by_size = tally.results(opened.categories, len(tasks))
         sizes = dict(zip(SIZES, by_size, strict=True))
-        rows.append(CeilingRow(rule.short_side, rule.max_side, stride, canvas, pq, sizes, costs))
+        rows.append(CeilingRow(rule.short_side, rule.max_side, stride, canvas, scale, pq, sizes, costs))
     uncounted = "" if any(row.costs for row in rows) else priced[0].uncounted_masks
-    return Ceiling(len(tasks), tuple(rows), uncounted)
+    sides = [min(task.record.height, task.record.width) for task in tasks]
+    return Ceiling(len(tasks), (min(sides), max(sides)), tuple(rows), uncounted)
 
 
 # ---- what is asked for
@@ -149,7 +156,7 @@ def _sized_models(
 ) -> list[PanopticModel]:
     """Return the model with each of the input sizes."""
     longest = {} if max_side is None else {"preprocess.max_side": max_side}
-    shortest = [{"preprocess.short_side": side} for side in short_sides] if short_sides else [{}]
+    shortest = [{"preprocess.short_side": side} for side in dict.fromkeys(short_sides)] if short_sides else [{}]
     return [_without_weights(name, categories, **longest, **changes) for changes in shortest]
 
 
@@ -188,6 +195,10 @@ def frame_alone(model: PanopticModel, size: Size) -> Frame:
 def _mean_canvas(canvases: Sequence[Size]) -> Size:
     height, width = (max(_CELL, round(fmean(sides) / _CELL) * _CELL) for sides in zip(*canvases, strict=True))
     return height, width
+
+
+def _mean_scale(frames: Sequence[Frame]) -> float:
+    return fmean(min(frame.size) / min(frame.original) for frame in frames)
 
 
 # ---- adding up

@@ -1,4 +1,4 @@
-"""What `thingstuff ceiling` does: measure what masks of each stride can reach, print it, write it down."""
+"""What `thingstuff ceiling` does: measure what masks of each stride leave of a data set, print it, write it down."""
 
 import json
 import os
@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thingstuff.ceiling import Ceiling, ceiling
+from thingstuff.ceiling import SIZE_RULE, Ceiling, ceiling
 from thingstuff.display import counting
 from thingstuff.errors import InputError
 from thingstuff.io import atomic_write, finite
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_ENLARGED = 1.005  # less is not seen in three digits
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,33 @@ def run_ceiling(request: Request, console: "Console") -> Ceiling:
         )
     console.print(measured.table())
     if any(row.costs for row in measured.rows):
-        console.print(measured.cost_table())
+        for table in measured.cost_tables():
+            console.print(table)
     else:
         console.print(f"{request.model}: {measured.uncounted}", highlight=False)
-    console.print(f"pictures: {measured.pictures:,}", highlight=False)
+    for line in (f"pictures: {measured.pictures:,}", *enlarged(measured, request)):
+        console.print(line, highlight=False)
     if request.json is not None:
         atomic_write(request.json, json.dumps(finite(measured.to_json()), indent=1, allow_nan=False))
     return measured
+
+
+def enlarged(measured: Ceiling, request: Request) -> list[str]:
+    """Return lines that say which inputs are larger than the pictures, if any is, and how to ask for others."""
+    scales = {row.short_side: row.scale for row in measured.rows if row.scale >= _ENLARGED}
+    if not scales:
+        return []
+    smallest, largest = measured.picture_sides
+    sides = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+    inputs = ", ".join(f"{side} ({scale:.3g} times)" for side, scale in scales.items())
+    lines = [
+        f"your pictures have short sides of {sides} pixels; they are enlarged to {inputs}",
+        "the more they are enlarged, the less is lost to stride",
+    ]
+    if request.short_side is None:
+        rule = f"the input is that of {SIZE_RULE}; --model names yours, " if request.model is None else ""
+        lines.append(f"{rule}--short-side measures others")
+    return lines
 
 
 def whole_numbers(text: str, option: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What masks of each stride can reach and what they cost, as tables for the terminal."""
+"""What masks of each stride leave of a data set and what they cost, as tables for terminals of 80 columns."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,11 +11,14 @@ from thingstuff.head_cost import Work
 if TYPE_CHECKING:
     from thingstuff.ceiling import CeilingRow
 
+_LEFT = "PQ that is left of the ground truth"
+_UNITS = "MMAC: millions of multiply-adds.\nMiB kept: fp32 that a training keeps to learn from."
+
 
 def quality_table(rows: "Sequence[CeilingRow]") -> Table:
     """Return PQ in percent by input size and stride: of all classes, things, stuff, and of segments by size."""
     names = ("Input", "Stride", "PQ", "Things", "Stuff", *SIZES)
-    table = Table(*(Column(name, justify="right") for name in names), title="Highest PQ", title_justify="left")
+    table = Table(*(Column(name, justify="right") for name in names), title=_LEFT, title_justify="left")
     for row, new in zip(rows, _begins(rows), strict=True):
         means = (row.pq.all, row.pq.things, row.pq.stuff, *(row.sizes[size].all for size in SIZES))
         if new and table.row_count:
@@ -24,18 +27,27 @@ def quality_table(rows: "Sequence[CeilingRow]") -> Table:
     return table
 
 
-def cost_table(rows: "Sequence[CeilingRow]") -> Table:
-    """Return multiply-adds and memory by input size and stride: once a picture and for each mask, head by head."""
-    columns = [Column("Input", justify="right"), Column("Stride", justify="right")]
-    for cost in rows[0].costs if rows else ():
-        for what in (f"{cost.head}, once", f"each {cost.mask}"):
-            columns += [Column(f"{what}: MMAC", justify="right"), Column("MiB", justify="right")]
-    table = Table(*columns, title="Cost of the masks", title_justify="left")
+def cost_tables(rows: "Sequence[CeilingRow]") -> tuple[Table, ...]:
+    """Return multiply-adds and memory by input size and stride, once a picture and for each mask: a table a model."""
+    return tuple(_cost_table(rows, n) for n in range(len(rows[0].costs) if rows else 0))
+
+
+def _cost_table(rows: "Sequence[CeilingRow]", which: int) -> Table:
+    first = rows[0].costs[which]
+    names = [f"{when}:\n{what}" for when in ("Once", f"Each {first.mask}") for what in ("MMAC", "MiB kept")]
+    table = Table(
+        *(Column(name, justify="right") for name in ("Input", "Stride", *names)),
+        title=f"Cost of the masks of {first.head}",
+        title_justify="left",
+        caption=_UNITS,
+        caption_justify="left",
+    )
     for row, new in zip(rows, _begins(rows), strict=True):
-        cells = [cell for cost in row.costs for work in (cost.once, cost.each) for cell in _work(work)]
+        cost = row.costs[which]
         if new and table.row_count:
             table.add_section()
-        table.add_row(f"{row.canvas[0]} x {row.canvas[1]}" if new else "", str(row.stride), *cells)
+        where = f"{row.canvas[0]} x {row.canvas[1]}" if new else ""
+        table.add_row(where, str(row.stride), *_work(cost.once), *_work(cost.each))
     return table
 
 

@@ -46,13 +46,14 @@ def ceiling(
     ] = None,
     max_side: Annotated[int | None, typer.Option(help="Longest side of the input; the model's if not given.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Whose size rule and mask head; without it, Panoptic FCN's rule and two heads.")
+        str | None,
+        typer.Option(help="Whose size rule and mask head; without it, panoptic-fcn-r50's (800) and two heads."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Measure so many pictures, the first ones.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write all figures to this file.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; all cores if not given.")] = None,
 ) -> None:
-    """Measure the highest PQ that masks of each stride and input size can reach on a data set, and their cost."""
+    """Measure what PQ is left of a data set's ground truth as masks of each stride and input size, and their cost."""
     given = locals()
     from thingstuff.ceiling_command import Request, run_ceiling
     from thingstuff.display import wide_console

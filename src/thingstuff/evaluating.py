@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from thingstuff.display import counting
 from thingstuff.errors import InputError
-from thingstuff.evaluation.best_pictures import KeepingBest, better_than
+from thingstuff.evaluation.best_pictures import KeepingBest, better_than, worst_shown
 from thingstuff.evaluation.causes import segment_errors
 from thingstuff.evaluation.evaluator import (
     compare_evaluations,
@@ -156,13 +156,14 @@ class Request:
 
     @property
     def command(self) -> str:
-        """The command that scores so again, and writes no file."""
+        """The command that scores so again, and writes its files under other names."""
         words = ["thingstuff", "evaluate", *([self.data] if self.data else [])]
         for option in fields(self):
             value = getattr(self, option.name)
-            # what it wrote is there already, and pictures are for a report
-            if option.name in ("data", "pictures", *_OUTPUTS) or value in (None, False, option.default):
+            if option.name == "data" or value in (None, False, option.default):
                 continue
+            if option.name in _OUTPUTS:
+                value = value.with_name(f"{value.stem}-again{value.suffix}")  # a file there already is refused
             flag = _flag(option.name)
             values = value if isinstance(value, (list, tuple)) else [value]
             words += [flag] if value is True else [word for v in values for word in (flag, str(v))]
@@ -312,10 +313,10 @@ def _evaluate_one(request: Request, position: int, progress: Progress) -> "tuple
         if request.report is None:
             return evaluation, None
         lacking: dict[str, str] = {}
-        shown = evaluation.worst[:EXAMPLES]
-        worst = _examples(pairs, shown, request.pictures, lacking)
-        above = better_than([scored.matches.pq for scored in shown])
-        best = _examples(pairs, pairs.best(above), request.pictures, lacking)
+        pqs = [scored.matches.pq for scored in evaluation.worst]
+        count = worst_shown(pqs, evaluation.pictures, EXAMPLES)
+        worst = _examples(pairs, evaluation.worst[:count], request.pictures, lacking)
+        best = _examples(pairs, pairs.best(better_than(pqs[:count])), request.pictures, lacking)
     report = EvaluationReport(
         title=f"{request.pred[position]} against {request.gt}",
         command=request.command,

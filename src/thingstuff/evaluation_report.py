@@ -42,6 +42,7 @@ def write_evaluation_report(path: Path, report: EvaluationReport) -> Path:
         report=report,
         evaluation=evaluation,
         result=evaluation.pq,
+        weights="",
         rows=[("this prediction", evaluation.pq)],
         worst=worst,
         best=best,

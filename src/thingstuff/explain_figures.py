@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from thingstuff import view_pictures as draw
 from thingstuff.colour_scales import scale_of
 from thingstuff.errors import InputError
-from thingstuff.io import atomic_write
+from thingstuff.io import UNREADABLE, atomic_write
 from thingstuff.walk import (
     AttentionView,
     MapView,
@@ -31,29 +32,55 @@ WIDTH = 640
 
 _OVER = 0.68  # of the colours, the rest is the picture: as the page has it
 _STRIP = 34
+_MARK = ("Software", "thingstuff: a figure of a walk")
 _PAPER, _INK, _QUIET = (255, 255, 255), (27, 31, 36), (92, 101, 112)
 
 
 def write_figures(folder: Path, walk: Walk, *, overwrite: bool) -> list[Path]:
     """Write every view but tables as `<number>-<step>-<view>.png` into a folder, and return the paths.
 
-    Raises `InputError` where one is there already, unless `overwrite`, or cannot be written.
+    With `overwrite` figures of an earlier walk go, under whatever names; other files of the folder stay. Raises
+    `InputError` where a file or an earlier walk's figures are there already, unless `overwrite`, or where it cannot be
+    written.
     """
     named = dict(named_views(walk))
-    there = [folder / name for name in named if (folder / name).exists()]
-    if there and not overwrite:
-        raise InputError(f"{there[0]} is there already; give another folder for the figures, or --overwrite")
     try:
+        earlier = earlier_figures(folder)
+        there = [*(folder / name for name in named if (folder / name).exists()), *earlier]
+        if there and not overwrite:
+            raise InputError(f"{there[0]} is there already; give another folder for the figures, or --overwrite")
         folder.mkdir(parents=True, exist_ok=True)
         for name, view in named.items():
             buffer = BytesIO()
-            _DRAWN[type(view)](walk, view).save(buffer, "PNG")
+            _DRAWN[type(view)](walk, view).save(buffer, "PNG", pnginfo=_mark())
             atomic_write(folder / name, buffer.getvalue())
+        for path in earlier:
+            if path.name not in named:
+                path.unlink()
     except OSError as error:
         raise InputError(
             f"{folder}: the figures cannot be written ({error}); give a folder that can be written to"
         ) from error
     return [folder / name for name in named]
+
+
+def _mark() -> PngInfo:
+    info = PngInfo()
+    info.add_text(*_MARK)
+    return info
+
+
+def earlier_figures(folder: Path) -> list[Path]:
+    """Return the figures of walks in a folder, by what their files say; none where there is no such folder."""
+    return [path for path in sorted(folder.glob("[0-9][0-9]-*.png")) if _is_figure(path)]
+
+
+def _is_figure(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            return bool(image.info.get(_MARK[0]) == _MARK[1])
+    except UNREADABLE:
+        return False  # somebody else's file
 
 
 def named_views(walk: Walk) -> Iterator[tuple[str, View]]:
@@ -125,10 +152,7 @@ def _write(
 
 def _map(walk: Walk, view: MapView) -> Image.Image:
     levels = draw.view_levels(view)
-    if view.over:
-        return _with_scale(_laid_over(walk, levels), levels, view.unit)
-    image = Image.fromarray(levels.colours).resize(_size(walk), Image.Resampling.NEAREST)
-    return _with_scale(image, levels, view.unit)
+    return _with_scale(_laid_over(walk, levels), levels, f"{view.unit} {draw.not_finite(view.values)}".strip())
 
 
 def _pixels(walk: Walk, view: PixelsView) -> Image.Image:
@@ -140,10 +164,10 @@ def _pixels(walk: Walk, view: PixelsView) -> Image.Image:
 
 
 def _marks(walk: Walk, view: MarksView) -> Image.Image:
-    levels = None if view.values is None else draw.levels_of(view.values, 0.0, 1.0, signed=False)
+    levels = None if view.values is None else draw.levels_of(view.values, 0.0, view.high, signed=False)
     image = _canvas(walk, grey=False) if levels is None else _laid_over(walk, levels)
     factor, pen = image.width / walk.canvas.shape[1], ImageDraw.Draw(image)
-    for mark in sorted(view.marks, key=lambda mark: mark.kept):
+    for mark in draw.drawn_marks(view):
         _draw_mark(pen, mark, factor)
     return image if levels is None else _with_scale(image, levels, "")
 
@@ -162,7 +186,7 @@ def _draw_mark(pen: ImageDraw.ImageDraw, mark: Mark, factor: float) -> None:
 
 def _matrix(_: Walk, view: MatrixView) -> Image.Image:
     order = draw.group_order(view.groups)
-    levels = draw.levels_of(draw.square(view.values, order), view.low, view.high, signed=view.low < 0)
+    levels = draw.levels_of(draw.square(view.values, order), view.low, 1.0, signed=view.low < 0)
     cell = max(1, WIDTH // len(order))
     side = cell * len(order)
     image = Image.fromarray(levels.colours).resize((side, side), Image.Resampling.NEAREST)
@@ -180,7 +204,7 @@ def _attention(walk: Walk, view: AttentionView) -> Image.Image:
     rows, columns = view.grid
     row, column = min(rows - 1, int(y * rows)), min(columns - 1, int(x * columns))
     values = next(iter(view.maps.values()))[row * columns + column]
-    levels = draw.levels_of(values, 0.0, float(values.max()), signed=False)
+    levels = draw.levels_of(values, 0.0, float(values.max(initial=0, where=np.isfinite(values))), signed=False)
     image = _laid_over(walk, levels)
     width, height = image.width / columns, image.height / rows
     box = (column * width, row * height, (column + 1) * width, (row + 1) * height)
@@ -190,8 +214,8 @@ def _attention(walk: Walk, view: AttentionView) -> Image.Image:
     return _with_scale(image, levels, "share of the framed cell's attention")
 
 
-def _result(walk: Walk, view: ResultView) -> Image.Image:
-    image = draw.drawn_map(view.panoptic, walk.picture)
+def _result(walk: Walk, _: ResultView) -> Image.Image:
+    image = draw.drawn_map(walk.result, walk.picture)
     if image.width <= WIDTH:
         return image
     return image.resize((WIDTH, max(1, round(WIDTH * image.height / image.width))), Image.Resampling.LANCZOS)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from thingstuff import view_pictures as draw
 from thingstuff.colour_scales import AMOUNTS, SIGNED
@@ -97,7 +98,7 @@ def _frame_values(walk: Walk) -> dict[str, Any]:
             "name": walk.result.name(s),
             "color": colours[s.id],
             "score": None if s.score is None else f"{s.score:.2f}",
-            "middle": middles[s.id],
+            "middle": middles.get(s.id),
         }
         for s in walk.result.segments
     ]
@@ -155,15 +156,24 @@ def _notes(walk: Walk, step: Step) -> list[tuple[int, str, str]]:
 
 def _tensor(labelled: Labelled) -> dict[str, Any]:
     tensor = labelled.tensor
-    span = ""
-    if tensor.numel() and not tensor.dtype.is_complex:
-        span = f"{draw.number(float(tensor.min()))} to {draw.number(float(tensor.max()))}"
     return {
         "name": labelled.name,
         "shape": " × ".join(str(side) for side in tensor.shape) or "one number",
         "axes": list(zip(tensor.shape, labelled.axes, strict=True)),
-        "span": span,
+        "span": _span(tensor),
     }
+
+
+def _span(tensor: Tensor) -> str:
+    """Return the least and the largest number, and how many are none."""
+    if not tensor.numel() or tensor.dtype.is_complex:
+        return ""
+    finite = tensor
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        finite = tensor[tensor.isfinite()]
+    lost = tensor.numel() - finite.numel()
+    told = f"{draw.number(float(finite.min()))} to {draw.number(float(finite.max()))}" if finite.numel() else ""
+    return f"{told}{', ' if told else ''}{lost:,} not finite" if lost else told
 
 
 def _groups(shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -191,7 +201,7 @@ def _shown(walk: Walk, view: View, bound: Bound, drawn: dict[tuple[int, Size, in
     key = (id(view), shape, bound.attention if isinstance(view, AttentionView) else 0)
     if key not in drawn:
         kind = type(view).__name__
-        common = {"view": view, "kind": kind, "id": f"view-{len(drawn)}", "scale": "", "unit": "", "made_small": ""}
+        common = {"view": view, "kind": kind, "id": f"view-{len(drawn)}", "scale": "", "unit": "", "remarks": ()}
         drawn[key] = {**common, **_VIEWS[kind](walk, view, shape, bound)}
     return drawn[key]
 
@@ -207,13 +217,14 @@ def _cells(view: View) -> Size:
 
 
 def _map(_: Walk, view: MapView, shape: Size, __: Bound) -> dict[str, Any]:
-    return {**_level_values(draw.view_levels(view, shape)), "unit": view.unit, "made_small": _made_small(view, shape)}
+    remarks = (draw.not_finite(view.values), _made_small(view, shape))
+    return {**_level_values(draw.view_levels(view, shape)), "unit": view.unit, "remarks": remarks}
 
 
 def _level_values(levels: draw.Levels) -> dict[str, Any]:
     scale = "signed" if levels.signed else "amounts"
     return {
-        "image": draw.data_url(draw.indexed_png(levels.indices, SIGNED if levels.signed else AMOUNTS)),
+        "image": draw.data_url(draw.indexed_png(levels.indices, levels.palette)),
         "shape": levels.indices.shape,
         "low": levels.low,
         "high": levels.high,
@@ -236,17 +247,17 @@ def _pixels(walk: Walk, view: PixelsView, shape: Size, _: Bound) -> dict[str, An
         content, made_small = draw.jpeg(Image.fromarray(view.pixels), _PICTURE), ""
     else:
         content, made_small = draw.png(draw.averaged_pixels(view.pixels, shape)), _made_small(view, shape)
-    return {"image": draw.data_url(content), "shape": view.pixels.shape[:2], "made_small": made_small}
+    return {"image": draw.data_url(content), "shape": view.pixels.shape[:2], "remarks": (made_small,)}
 
 
 def _marks(walk: Walk, view: MarksView, shape: Size, _: Bound) -> dict[str, Any]:
-    below: dict[str, Any] = {"image": ""}
+    below: dict[str, Any] = {"image": "", "remarks": (draw.lost_marks(view),)}
     if view.values is not None:
-        below = _level_values(draw.levels_of(draw.averaged(view.values, shape), 0.0, 1.0, signed=False))
-        below["made_small"] = _made_small(view, shape)
+        below = _level_values(draw.levels_of(draw.averaged(view.values, shape), 0.0, view.high, signed=False))
+        below["remarks"] = (draw.lost_marks(view), draw.not_finite(view.values), _made_small(view, shape))
     marks = [
         {"mark": mark, "is_point": mark.box[0] == mark.box[2] and mark.box[1] == mark.box[3]}
-        for mark in sorted(view.marks, key=lambda mark: mark.kept)  # the kept ones lie above the others
+        for mark in draw.drawn_marks(view)
     ]
     return {**below, "marks": marks, "canvas": walk.canvas.shape[:2]}
 
@@ -254,21 +265,28 @@ def _marks(walk: Walk, view: MarksView, shape: Size, _: Bound) -> dict[str, Any]
 def _table(_: Walk, view: TableView, __: Size, ___: Bound) -> dict[str, Any]:
     rows = []
     for row in view.rows:
-        cells = [(cell, draw.number(cell) if isinstance(cell, float) else cell) for cell in row.cells]
+        cells = [_cell(cell) for cell in row.cells]
         rows.append({"row": row, "cells": cells})
     return {"rows": rows}
+
+
+def _cell(cell: str | float) -> tuple[str | float, str]:
+    """Return a cell, and its text; what is not finite has no bar."""
+    text = draw.number(cell) if isinstance(cell, float) else cell
+    return (text if isinstance(cell, float) and not np.isfinite(cell) else cell), text
 
 
 def _matrix(_: Walk, view: MatrixView, __: Size, ___: Bound) -> dict[str, Any]:
     if not view.names:
         return {"rows": []}
     order = draw.group_order(view.groups)
-    levels = draw.levels_of(draw.square(view.values, order), view.low, view.high, signed=view.low < 0)
+    levels = draw.levels_of(draw.square(view.values, order), view.low, 1.0, signed=view.low < 0)
     groups = [view.groups[row] for row in order]
     blocks = [(groups.index(group), groups.count(group)) for group in dict.fromkeys(groups) if groups.count(group) > 1]
     return {
         **_level_values(levels),
         "unit": view.unit,
+        "remarks": (draw.not_finite(view.values),),
         "rows": [(view.names[row], view.row_segments[row]) for row in order],
         "blocks": blocks,
         "names": [view.names[row] for row in order],
@@ -298,14 +316,18 @@ def _attention(_: Walk, view: AttentionView, __: Size, bound: Bound) -> dict[str
             "cell": (row, column),
             "largest": {name: [float(f"{v:.4g}") for v in atlas.largest] for name, atlas in atlases.items()},
         },
-        "made_small": "" if whole == small else text.format(*whole, *small),
+        "remarks": (_lost_shares(view), "" if whole == small else text.format(*whole, *small)),
     }
 
 
-def _result(walk: Walk, view: ResultView, _: Size, __: Bound) -> dict[str, Any]:
-    if view.panoptic is walk.result:
-        return {"image": ""}
-    return {"image": draw.data_url(draw.jpeg(draw.drawn_map(view.panoptic, walk.picture), _PICTURE))}
+def _lost_shares(view: AttentionView) -> str:
+    size = sum(maps.size for maps in view.maps.values())
+    lost = size - sum(int(np.isfinite(maps).sum()) for maps in view.maps.values())
+    return f"Not finite: {lost:,} of {size:,} shares, drawn as 0." if lost else ""
+
+
+def _result(_: Walk, __: ResultView, ___: Size, ____: Bound) -> dict[str, Any]:
+    return {}
 
 
 _VIEWS: Mapping[str, Callable[[Walk, Any, Size, Bound], dict[str, Any]]] = {

@@ -50,7 +50,8 @@ def area_limit(area: float | int, relative: bool, size: Size) -> float:
     return area * size[0] * size[1] / REFERENCE_AREA if relative else area
 
 
-def _restore_in_chunks(segments: Segments, pixels: int | None = None) -> Iterator[Tensor]:
+def restore_in_chunks(segments: Segments, pixels: int | None = None) -> Iterator[Float[Tensor, "rows H W"]]:
+    """Yield the masks at picture size, in their order, so many at once that they have about `pixels` values."""
     H, W = segments.frame.original
     canvas = segments.frame.canvas
     rows = max(1, (pixels or CHUNK_PIXELS) // max(H * W, canvas[0] * canvas[1]))
@@ -228,7 +229,7 @@ def best_of_stuff(stuff: Segments) -> npt.NDArray[np.int16]:
     winner = torch.zeros_like(best, dtype=torch.int16)
     falling = torch.arange(len(stuff), 0, -1.0, device=winner.device)[:, None, None]
     start = 0
-    for chunk in _restore_in_chunks(stuff, STUFF_PIXELS):
+    for chunk in restore_in_chunks(stuff, STUFF_PIXELS):
         highest = chunk.amax(0)
         first = chunk.eq_(highest).mul_(falling[start : start + len(chunk)]).amax(0)  # max(0) is far slower
         winner = torch.where(highest > best, (len(stuff) + 1 - first).to(torch.int16), winner)
@@ -338,7 +339,7 @@ def _winners(segments: Segments, rows: Sequence[int]) -> npt.NDArray[np.int64]:
     best: Tensor | None = None
     winner = torch.zeros(size, dtype=torch.long, device=segments.masks.device)
     start = 0
-    for chunk in _restore_in_chunks(segments.pick(rows)):
+    for chunk in restore_in_chunks(segments.pick(rows)):
         value, row = chunk.max(dim=0)
         if best is None:
             best, winner = value, row
@@ -347,29 +348,6 @@ def _winners(segments: Segments, rows: Sequence[int]) -> npt.NDArray[np.int64]:
             best, winner = torch.where(better, value, best), torch.where(better, row + start, winner)
         start += len(chunk)
     return np.array(rows, dtype=np.int64)[winner.cpu().numpy()] if rows else winner.cpu().numpy()
-
-
-def leads_by_argmax(segments: Segments) -> Float[Tensor, "H W"]:
-    """Return by how much each pixel's largest value at picture size leads the next; 0 where there are not two rows."""
-    best: Tensor | None = None
-    for chunk in _restore_in_chunks(segments):
-        known = chunk if best is None else torch.cat([best, chunk])
-        best = known.topk(min(2, len(known)), dim=0).values
-    if best is None or len(best) < 2:
-        return segments.masks.new_zeros(segments.frame.original)
-    return best[0] - best[1]
-
-
-def values_of(segments: Segments, rows: Int[Tensor, "H W"]) -> Float[Tensor, "H W"]:
-    """Return at each pixel of picture size the value of the row that is named there; 0 where there are no rows."""
-    result = segments.masks.new_zeros(segments.frame.original)
-    start = 0
-    for chunk in _restore_in_chunks(segments):
-        inside = (rows >= start) & (rows < start + len(chunk))
-        own = chunk.gather(0, (rows - start).clamp(0, len(chunk) - 1)[None])[0]
-        result = torch.where(inside, own, result)
-        start += len(chunk)
-    return result
 
 
 def nearest_rows(rows: npt.NDArray[np.int64], size: Size) -> npt.NDArray[np.int64]:

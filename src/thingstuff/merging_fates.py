@@ -17,8 +17,6 @@ from thingstuff.merging import (
     cover,
     first_of_class,
     nearest_rows,
-    rounds_by_argmax,
-    rounds_by_argmax_as_released,
     taken_pixels,
 )
 from thingstuff.panoptic import VOID, Categories, Panoptic
@@ -111,22 +109,22 @@ def _fates_of_stuff(
     return fates
 
 
-def fates_by_argmax(segments: Segments, categories: Categories, min_area: int, result: Panoptic) -> list[Fate]:
-    """Return what became of each row where `merge_by_argmax` made `result` of these candidates."""
+def fates_by_argmax(
+    rounds: Iterable[Round], segments: Segments, categories: Categories, min_area: int, result: Panoptic
+) -> list[Fate]:
+    """Return what became of each row where `merge_by_argmax` made `result` of these candidates in these rounds."""
     first = first_of_class(segments.labels.tolist(), categories)
-    rounds = rounds_by_argmax(segments, categories, min_area)
     return _fates_of_rounds(segments, rounds, first, min_area, result)
 
 
 def fates_by_argmax_as_released(
-    segments: Segments, categories: Categories, min_area: int, result: Panoptic
+    rounds: Iterable[Round], segments: Segments, categories: Categories, min_area: int, result: Panoptic
 ) -> list[Fate]:
     """Return what became of each row where `merge_by_argmax_as_released` made `result` of these candidates.
 
     A row that joined another is empty then, and is dropped for it.
     """
     rows = list(range(len(segments)))
-    rounds = rounds_by_argmax_as_released(segments, categories, min_area)
     fates = _fates_of_rounds(segments, rounds, rows, min_area, result)
     first = first_of_class(segments.labels.tolist(), categories)
     joined = "emptied by joining the first of its class, then dropped for being empty"

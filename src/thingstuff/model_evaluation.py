@@ -10,13 +10,12 @@ from thingstuff import pretrained
 from thingstuff.config import parse_overrides
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.evaluating import BEST, EXAMPLES, Request
-from thingstuff.evaluation.best_pictures import best_positions, better_than
 from thingstuff.evaluation.picture_sums import picture_lines
 from thingstuff.evaluation.pq import Progress
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.evaluation_report import EvaluationReport
 from thingstuff.models.base import PanopticModel
-from thingstuff.scoring import evaluate_model, make_examples, refuse_other_categories, worst_positions
+from thingstuff.scoring import evaluate_model, make_examples, refuse_other_categories, shown_positions
 
 
 def evaluate_run(
@@ -65,9 +64,7 @@ def evaluate_as_asked(request: Request, progress: Progress | None = None) -> tup
 
 def _report(request: Request, model: PanopticModel, data: CocoPanoptic, result: Evaluation) -> EvaluationReport:
     """Predict the worst and the best pictures again for a report."""
-    assert result.sums is not None
-    above = better_than([picture.pq for picture in result.errors.worst[:EXAMPLES]])
-    worst, best = worst_positions(data, result)[:EXAMPLES], best_positions(result.sums, BEST, above)
+    worst, best = shown_positions(data, result, EXAMPLES, BEST)
     settings = {"model_name": model.name, "model": model.config.model_dump(mode="json")}
     return EvaluationReport(
         title=f"{request.weights} on {request.split} of {request.data}",

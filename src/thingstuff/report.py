@@ -15,7 +15,7 @@ from thingstuff.report_page import render, why_values, write_page
 from thingstuff.report_pictures import Example, drawn_examples
 from thingstuff.report_progress import drawn_progress
 
-__all__ = ["Example", "RunReport", "write_report"]
+__all__ = ["Example", "RunReport", "best_weights", "write_report"]
 
 Points = list[tuple[float, float]]
 """(step, value) by rising step."""
@@ -31,7 +31,8 @@ class RunReport:
     rows with `step` and `pq` ({"all", "things", "stuff"}, each with "pq", "sq", "rq"; 0 to 1 or None); `baselines` are
     results by name, shown beside `result`; `notes` are shown as they are. `evaluation` is what else was measured with
     `result`, and why; `worst` are the pictures of its `errors.worst` that are shown, worst first, `best` those of the
-    highest PQ, best first; `progress` is a picture's prediction during training, empty without frames.
+    highest PQ, best first; `progress` is a picture's prediction during training, empty without frames. `weights` says
+    of which step those are that `result` is of, as `best_weights` does, empty where that is not known.
     """
 
     title: str
@@ -47,6 +48,7 @@ class RunReport:
     worst: Sequence[Example] = ()
     best: Sequence[Example] = ()
     progress: Animation = field(default_factory=Animation)
+    weights: str = ""
 
 
 def write_report(path: Path, report: RunReport) -> Path:
@@ -64,6 +66,7 @@ def write_report(path: Path, report: RunReport) -> Path:
         report=report,
         evaluation=report.evaluation,
         result=report.result,
+        weights=report.weights,
         charts=_charts(report.history),
         frame={"left": _LEFT, "right": _RIGHT, "bottom": _BOTTOM},
         rows=[("this model", report.result), *report.baselines.items()],
@@ -74,6 +77,19 @@ def write_report(path: Path, report: RunReport) -> Path:
         **({} if report.evaluation is None else why_values(report.evaluation.errors)),
     )
     return write_page(path, page)
+
+
+def best_weights(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words of which step a run's best weights are, by the PQs of its history; empty where it has none."""
+    scored = [(row["step"], _at(row, ("pq", "all", "pq")) or 0.0) for row in history if "pq" in row]
+    if not scored:
+        return ""
+    best, _ = max(scored, key=lambda row: row[1])  # of equal ones the first, which the training keeps
+    if len(scored) == 1:
+        return f"step {best:,}"
+    last = scored[-1][0]
+    of_all = f"of the {len(scored)} evaluations in training"
+    return f"step {best:,}, the last and best {of_all}" if best == last else f"step {best:,}, the best {of_all}"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters["percent"] = percent
     environment.filters["points"] = points
+    environment.filters["counted"] = counted
     environment.filters["css_color"] = lambda color: "#{:02x}{:02x}{:02x}".format(*color)
     environment.filters["causes"] = causes_in_words
     environment.globals["meanings"] = MEANINGS
@@ -59,7 +60,7 @@ def write_page(path: Path, page: str) -> Path:
         atomic_write(path, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise InputError(
-            f"{path}: the report cannot be written ({error}); give a file in a folder with room"
+            f"{path}: the page cannot be written ({error.strerror or error}); give a file in a folder with room"
         ) from error
     return path
 
@@ -67,6 +68,11 @@ def write_page(path: Path, page: str) -> Path:
 def percent(fraction: float | None) -> str:
     """Return a fraction as a percentage with one decimal, "n/a" for None."""
     return "n/a" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """Return a count with the word for one, or for several."""
+    return f"{count:,} {one if count == 1 else several}"
 
 
 def points(gain: float | None) -> str:

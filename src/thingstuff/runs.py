@@ -23,7 +23,6 @@ from thingstuff.checking.quick import quick_check
 from thingstuff.config import changed, check_keys, dotted_keys, validated
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
-from thingstuff.evaluation.best_pictures import best_positions, better_than
 from thingstuff.evaluation.pq import PQResult
 from thingstuff.evaluation.result import Evaluation
 from thingstuff.io import atomic_write
@@ -33,8 +32,8 @@ from thingstuff.panoptic import Categories
 from thingstuff.predicting import OVERLAYS
 from thingstuff.recipes import default_recipe, model_of, recipe_for
 from thingstuff.recipes.settings import changed_training, shortest_settings
-from thingstuff.report import Example, RunReport, write_report
-from thingstuff.scoring import evaluate_model, make_examples, spread, worst_positions
+from thingstuff.report import Example, RunReport, best_weights, write_report
+from thingstuff.scoring import evaluate_model, make_examples, shown_positions, spread
 from thingstuff.training import Listener, Silence, TrainConfig, fit
 from thingstuff.training_progress import GIF, ProgressListener, frame_files, write_gif
 from thingstuff.transfer import settings_of, take_over
@@ -327,13 +326,14 @@ def finish_run(
     elif val is not None:
         result = evaluate_model(model, val, progress=listener.evaluating if listener else None)
         atomic_write(out / RESULT, json.dumps(result.to_json(), indent=1))
-        examples = make_examples(model, val, spread(len(val), EXAMPLES))
-        worst = make_examples(model, val, worst_positions(val, result)[:WORST])
-        best = make_examples(model, val, _best_positions(result))
-        _write_overlays(out / OVERLAYS, examples)
+        at_worst, at_best = shown_positions(val, result, WORST, BEST)
+        others = [i for i in range(len(val)) if i not in {*at_worst, *at_best}]
+        at_others = [others[i] for i in spread(len(others), EXAMPLES)]
+        worst, best, examples = (make_examples(model, val, chosen) for chosen in (at_worst, at_best, at_others))
+        _write_overlays(out / OVERLAYS, [*worst, *best, *examples])
     report = RunReport(
         title=extras.title,
-        command=command_of(config, out),
+        command=command_of(config, _beside(out)),
         categories=model.categories,
         history=history,
         result=result.pq if result else empty,
@@ -345,14 +345,15 @@ def finish_run(
         worst=worst,
         best=best,
         progress=write_gif(out, say),
+        weights=best_weights(history) if result else "",
     )
     return RunResult(out, write_report(out / REPORT, report), result, measurable)
 
 
-def _best_positions(result: Evaluation) -> list[int]:
-    """Return where the best pictures stand in a split, none of which is as bad as the worst that are shown."""
-    assert result.sums is not None
-    return best_positions(result.sums, BEST, better_than([picture.pq for picture in result.errors.worst[:WORST]]))
+def _beside(out: Path) -> Path:
+    """Return a folder for the same run again: its own is refused, and to replace it is not for a copied command."""
+    named = out.resolve() if out.name in ("", "..") else out
+    return named.with_name(f"{named.name}-again")
 
 
 def _measurable(model: PanopticModel, train: TrainConfig) -> bool:

@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.errors import InputError
 from thingstuff.evaluation.average_precision import InstanceAccumulator
+from thingstuff.evaluation.best_pictures import best_positions, better_than, worst_shown
 from thingstuff.evaluation.causes import segment_errors
 from thingstuff.evaluation.evaluator import Evaluator
 from thingstuff.evaluation.pairs import compare_maps
@@ -117,10 +118,20 @@ def spread(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist() if count else []
 
 
-def worst_positions(data: CocoPanoptic, evaluation: Evaluation) -> list[int]:
-    """Return where an evaluation's worst pictures stand in a split, worst first."""
+def shown_positions(
+    data: CocoPanoptic, evaluation: Evaluation, most_worst: int, most_best: int
+) -> tuple[list[int], list[int]]:
+    """Return where the worst pictures to show stand in a split, worst first, and the best, best first.
+
+    No picture is among both, and none of the best is as bad as a worst one.
+    """
+    assert evaluation.sums is not None
     position = {record.image_id: index for index, record in enumerate(data.records)}
-    return [position[picture.image_id] for picture in evaluation.errors.worst]
+    worst = evaluation.errors.worst
+    pqs = [picture.pq for picture in worst]
+    count = worst_shown(pqs, evaluation.pictures, most_worst)
+    best = best_positions(evaluation.sums, most_best, better_than(pqs[:count]))
+    return [position[picture.image_id] for picture in worst[:count]], best
 
 
 def make_examples(

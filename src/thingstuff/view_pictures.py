@@ -3,6 +3,7 @@
 Letters: H W the canvas, h w a map that covers it.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -15,19 +16,21 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
 from thingstuff.colour_scales import LEVELS, scale_of
-from thingstuff.drawing import colour_map
+from thingstuff.drawing_colours import color_table
 from thingstuff.embedded_pictures import data_url as data_url
 from thingstuff.panoptic import Color, Panoptic
 from thingstuff.structures import Frame, Size
-from thingstuff.walk import MapView
+from thingstuff.walk import MapView, Mark, MarksView
 
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SIDE = 640  # of the map that is clicked, in pixels
+NO_NUMBER = LEVELS
+"""The level of what is not finite, drawn black."""
 
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """A map as levels of a colour scale: level 0 is `low`, the last is `high`."""
+    """A map as levels of a colour scale: level 0 is `low`, the last is `high`; `NO_NUMBER` is black."""
 
     indices: UInt8[np.ndarray, "h w"]
     low: float
@@ -35,27 +38,53 @@ class Levels:
     signed: bool
 
     @property
+    def palette(self) -> UInt8[np.ndarray, "levels 3"]:
+        """The colour of each level."""
+        return np.vstack([scale_of(self.signed), np.zeros((1, 3), np.uint8)])
+
+    @property
     def colours(self) -> UInt8[np.ndarray, "h w 3"]:
         """The map's colours."""
-        colours: UInt8[np.ndarray, "h w 3"] = scale_of(self.signed)[self.indices]
+        colours: UInt8[np.ndarray, "h w 3"] = self.palette[self.indices]
         return colours
 
 
 def levels_of(values: Float[np.ndarray, "h w"], low: float, high: float, *, signed: bool) -> Levels:
     """Return a map as levels; what lies beyond `low` or `high` has their colour, as has all where they are equal."""
-    reach = high - low
-    shares = (values.astype(np.float64) - low) / reach if reach > 0 else np.full(values.shape, 0.5 if signed else 0.0)
-    return Levels((shares.clip(0, 1) * (LEVELS - 1)).round().astype(np.uint8), low, high, signed)
+    reach, known = high - low, np.isfinite(values)
+    finite = np.where(known, values, low).astype(np.float64)
+    shares = (finite - low) / reach if reach > 0 else np.full(values.shape, 0.5 if signed else 0.0)
+    indices = np.where(known, (shares.clip(0, 1) * (LEVELS - 1)).round(), NO_NUMBER)
+    return Levels(indices.astype(np.uint8), low, high, signed)
 
 
 def view_levels(view: MapView, shape: Size | None = None) -> Levels:
     """Return a view's map as levels, from its `low` to its `high` or those of its values, at another shape if given."""
-    low = float(view.values.min()) if view.low is None else view.low
-    high = float(view.values.max()) if view.high is None else view.high
+    finite = view.values[np.isfinite(view.values)]
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    low = least if view.low is None or not math.isfinite(view.low) else view.low
+    high = most if view.high is None or not math.isfinite(view.high) else view.high
     if view.signed:
         high = max(abs(low), abs(high))
         low = -high
     return levels_of(averaged(view.values, shape), low, high, signed=view.signed)
+
+
+def not_finite(values: Shaped[np.ndarray, "..."]) -> str:
+    """Return a sentence that tells how many of a map's numbers are not finite; nothing where all are."""
+    lost = int(values.size - np.isfinite(values).sum())
+    return f"Not finite: {lost:,} of {values.size:,} numbers, drawn black." if lost else ""
+
+
+def drawn_marks(view: MarksView) -> list[Mark]:
+    """Return the marks that lie somewhere (their numbers are finite), the kept ones last: they lie above the others."""
+    return sorted((mark for mark in view.marks if np.isfinite(mark.box).all()), key=lambda mark: mark.kept)
+
+
+def lost_marks(view: MarksView) -> str:
+    """Return a sentence that tells how many marks lie nowhere; nothing where all lie somewhere."""
+    lost = len(view.marks) - len(drawn_marks(view))
+    return f"Not drawn: {lost:,} of {len(view.marks):,}, whose coordinates are not finite." if lost else ""
 
 
 def averaged(values: Float[np.ndarray, "h w"], shape: Size | None) -> npt.NDArray[np.float32]:
@@ -83,6 +112,8 @@ def bounded(shape: Size, cells: int) -> Size:
 
 def number(value: float) -> str:
     """Return a number in at most three digits, with a minus that is one."""
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else "∞" if value > 0 else "−∞"
     text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if "e" in text:
         mantissa, _, power = text.partition("e")
@@ -133,7 +164,7 @@ def jpeg(image: Image.Image, side: int) -> bytes:
 class Atlas:
     """Attention of all cells in one grey picture: the map of cell (row, column) is the tile there.
 
-    A tile's 255 is its cell's entry of `largest`.
+    A tile's 255 is its cell's entry of `largest`, which is 0 where no share is a finite number.
     """
 
     tiles: UInt8[np.ndarray, "_ _"]
@@ -151,6 +182,7 @@ def attention_atlas(maps: Float[np.ndarray, "cells h w"], grid: Size, values: in
     shape = bounded((maps.shape[1], maps.shape[2]), max(1, int(maps.shape[1] * maps.shape[2] * share)))
     picked = whole[_spread(rows, kept[0])][:, _spread(columns, kept[1])]
     small = np.stack([averaged(cell, shape) for cell in picked.reshape(-1, *maps.shape[1:])])
+    small = np.where(np.isfinite(small), small, 0)
     largest = small.max(axis=(1, 2))
     tiles = (small / np.maximum(largest, 1e-30)[:, None, None] * 255).clip(0, 255).round().astype(np.uint8)
     picture = tiles.reshape(*kept, *shape).transpose(0, 2, 1, 3).reshape(kept[0] * shape[0], kept[1] * shape[1])
@@ -186,10 +218,15 @@ def places_png(places: Int[np.ndarray, "h w"]) -> bytes:
 
 
 def middles(panoptic: Panoptic, frame: Frame) -> Mapping[int, tuple[float, float]]:
-    """Return, by a segment's id, its pixel nearest to its centre, (x, y) as shares of the canvas."""
+    """Return, by a segment's id, its pixel nearest to its centre, (x, y) as shares of the canvas.
+
+    A segment that lies below others has no pixel, and no entry.
+    """
     found = {}
     for segment in panoptic.segments:
         rows, columns = np.nonzero(panoptic.ids == segment.id)
+        if not len(rows):
+            continue
         off = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
         nearest = int(off.argmin())
         y, x = (
@@ -215,12 +252,8 @@ def drawn_map(panoptic: Panoptic, picture: UInt8[np.ndarray, "_ _ 3"]) -> Image.
 
 def segment_colours(panoptic: Panoptic) -> Mapping[int, Color]:
     """Return the colour in which each segment is drawn, by its id."""
-    colours, found = colour_map(panoptic), {}
-    for segment in panoptic.segments:
-        first = int((panoptic.ids == segment.id).argmax())
-        red, green, blue = colours.reshape(-1, 3)[first]
-        found[segment.id] = (int(red), int(green), int(blue))
-    return found
+    colours = color_table(panoptic)[1:].tolist()  # void's comes first
+    return {s.id: (red, green, blue) for s, (red, green, blue) in zip(panoptic.segments, colours, strict=True)}
 
 
 def group_order(groups: tuple[int, ...]) -> list[int]:

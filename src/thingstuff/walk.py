@@ -42,7 +42,10 @@ class View:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapView(View):
-    """Numbers over the canvas, drawn in a colour scale from `low` to `high` (of the values, where not given)."""
+    """Numbers over the canvas, drawn in a colour scale over the picture, which shows through.
+
+    The scale reaches from `low` to `high`, of the values where not given.
+    """
 
     values: Float[np.ndarray, "h w"]
     unit: str
@@ -51,8 +54,6 @@ class MapView(View):
     high: float | None = None
     signed: bool = False
     """Colours part at zero, and the scale reaches as far down as up."""
-    over: bool = True
-    """Laid over the picture, which shows through."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,10 +79,11 @@ class Mark:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MarksView(View):
-    """Boxes and points over the canvas, the picture below, or `values` from 0 to 1 where they were found."""
+    """Boxes and points over the canvas, the picture below, or `values` from 0 to `high` where they were found."""
 
     marks: tuple[Mark, ...]
     values: Float[np.ndarray, "h w"] | None = None
+    high: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class TableView(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MatrixView(View):
-    """How alike rows are to each other, -1 to 1 or `low` to `high`; `groups` numbers those that were put together."""
+    """How alike rows are to each other, from `low` (below 0 it is -1) to 1; `groups` numbers those put together."""
 
     values: Float[np.ndarray, "n n"]
     unit: str
@@ -111,7 +113,6 @@ class MatrixView(View):
     groups: tuple[int, ...]
     row_segments: tuple[tuple[int, ...], ...]
     low: float = -1.0
-    high: float = 1.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,9 +129,7 @@ class AttentionView(View):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ResultView(View):
-    """The final map over the picture: clicking a segment follows it back."""
-
-    panoptic: Panoptic
+    """The walk's `result` over the picture: clicking a segment follows it back."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,7 @@
-"""The pictures of the highest PQ: of files while they are compared, of a model by the sums that its evaluation kept."""
+"""The pictures of the highest PQ: of files while they are compared, of a model by the sums that its evaluation kept.
+
+And how many may stand before them as the worst.
+"""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -72,6 +75,16 @@ def best_positions(sums: PictureSums, most: int, above: float) -> list[int]:
         )
         ranks = heapq.nlargest(most, [*ranks, *found])
     return [-position for pq, _, position in ranks if pq > above]
+
+
+def worst_shown(worst: Sequence[float | None], pictures: int, most: int) -> int:
+    """Return how many of so many pictures are shown as the worst, given the lowest PQs, the lowest first.
+
+    They are `most`, but not more than half (of one, it) and those as bad as these: `better_than` calls none of them
+    one of the best.
+    """
+    limit = better_than(worst[: max(1, pictures // 2)])
+    return min(most, sum((pq or 0.0) <= limit for pq in worst))
 
 
 def better_than(worst: Sequence[float | None]) -> float:

@@ -6,7 +6,6 @@ Letters: S = h w cells of the encoded image, Q queries, N of them kept, M heads,
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from thingstuff.feature_views import feature_views
 from thingstuff.models.detr_kept_queries import DETRPass, KeptQuery, percent
@@ -15,10 +14,8 @@ from thingstuff.transformer import Attention, DecoderLayer, EncoderLayer
 from thingstuff.walk import AttentionView, Labelled, MapView, Row, Step, TableView, View, picture_array
 from thingstuff.watching import Call
 
-PAGE_VALUES = 1_500_000
-"""Most values of all encoder maps of a page together."""
 CHUNK_VALUES = 16_000_000
-"""Attention weights that are made at once."""
+"""Attention weights that are made at once, and most of single heads that are kept: 64 MB."""
 
 
 # ---- the encoder
@@ -29,7 +26,7 @@ def encoder_attention_step(p: DETRPass) -> Step:
     layers, (h, w) = p.model.encoder.layers, (p.output.projected.shape[2], p.output.projected.shape[3])
     last, M = len(layers) - 1, p.model.config.heads
     means = {f"layer {i + 1} of {last + 1}, mean of {M} heads": _mean_of_heads(p, i) for i in dict.fromkeys((last, 0))}
-    view = attention_view(means, _heads(p, last) if (len(means) + M) * (h * w) ** 2 <= PAGE_VALUES else {}, (h, w))
+    view = attention_view(means, _heads(p, last) if M * (h * w) ** 2 <= CHUNK_VALUES else {}, (h, w))
     below = tuple(f"encoder.layers.{i}." for i in range(last))
     cells = f"{h * w} cells of the canvas, row by row"
     hidden = " Padding is never looked at." if p.padded else ""
@@ -60,33 +57,16 @@ def _each_of(layers: int, of: str) -> str:
 
 
 def attention_view(means: dict[str, Tensor], heads: dict[str, Tensor], shape: Size) -> AttentionView:
-    """Return the view of some maps [S, S] of h x w cells, with as many asking cells as a page can hold.
-
-    `heads` are shown too; where the maps hold more values than a page should, asking cells are averaged in blocks.
-    """
-    h, w = shape
-    maps = {**means, **heads}
-    block, caption = 1, "Each map shows where the cell that is clicked looks; its shares sum to 1."
-    while len(maps) * -(-h // block) * -(-w // block) * h * w > PAGE_VALUES:
-        block += 1
-    if block > 1:
-        caption += f" Cells that ask are averaged in blocks of about {block} × {block}, to keep the page small."
+    """Return the view of some maps [S, S] of h x w cells; where there are no single `heads` it says why."""
+    caption = "Each map shows where the cell that is clicked looks; its shares sum to 1."
     if not heads:
-        caption += " Single heads are left out: a page could not hold them."
-    grid = (-(-h // block), -(-w // block))
+        caption += f" Single heads are left out: each is {shape[0] * shape[1]:,} × {shape[0] * shape[1]:,} numbers."
     return AttentionView(
         title="Where a cell looks",
         caption=caption,
-        grid=grid,
-        maps={name: picture_array(_coarser(weights, shape, grid).view(-1, h, w)) for name, weights in maps.items()},
+        grid=shape,
+        maps={name: picture_array(weights).reshape(-1, *shape) for name, weights in (means | heads).items()},
     )
-
-
-def _coarser(weights: Float[Tensor, "S S"], shape: Size, grid: Size) -> Float[Tensor, "cells S"]:
-    """Return the mean of asking cells in blocks, so that a grid of them covers the canvas."""
-    if grid == shape:
-        return weights
-    return F.adaptive_avg_pool2d(weights.T.view(1, -1, *shape), grid)[0].flatten(1).T
 
 
 def _mean_of_heads(p: DETRPass, layer: int) -> Float[Tensor, "S S"]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from thingstuff.merging import first_of_class
 from thingstuff.models.detr import DETROutput, DETRPanoptic
-from thingstuff.models.shared_steps import map_axes, segment_of_row
+from thingstuff.models.detr_merge_account import MergeAccount, account_of
+from thingstuff.models.shared_steps import in_percent, map_axes, segment_of_row
 from thingstuff.panoptic import VOID
 from thingstuff.structures import Frame
 from thingstuff.walk import Seen
@@ -35,11 +36,12 @@ class KeptQuery:
 
 @dataclass(frozen=True, eq=False)
 class DETRPass:
-    """One picture's pass through DETR, and the kept queries in the order of the rows of `Segments`."""
+    """One picture's pass through DETR, the kept queries in the order of the rows of `Segments`, and their merge."""
 
     model: DETRPanoptic
     seen: Seen
     kept: tuple[KeptQuery, ...]
+    merge: MergeAccount
 
     @property
     def output(self) -> DETROutput:
@@ -104,9 +106,9 @@ def pass_of(model: DETRPanoptic, seen: Seen) -> DETRPass:
         KeptQuery(query, label, model.categories.names[label], min(1.0, score), (own[row],) if row in own else ())
         for query, label, score, row in zip(queries, labels, scores, of_row, strict=True)
     )
-    return DETRPass(model, seen, rows)
+    return DETRPass(model, seen, rows, account_of(model, seen))
 
 
 def percent(share: float) -> str:
     """Return a share as text, with a digit after the point where it is close to nothing or all."""
-    return f"{share:.0%}" if 0.1 <= share <= 0.9 else f"{share:.1%}"
+    return f"{share:.0%}" if 0.1 <= share <= 0.9 else in_percent(share)

@@ -10,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from thingstuff.feature_views import energy, feature_views, principal_colours
+from thingstuff.feature_views import energy, feature_views, principal_view
 from thingstuff.models.detr_kept_queries import DETRPass, KeptQuery, percent
 from thingstuff.models.detr_mask_head import GROUPS, STAGES
 from thingstuff.models.shared_steps import map_axes
 from thingstuff.structures import Size
-from thingstuff.walk import Labelled, MapView, PixelsView, Step, View, picture_array
+from thingstuff.walk import Labelled, MapView, Step, View, picture_array
 
 BLOCK = "3 × 3 convolution, group norm, ReLU"
 
@@ -48,7 +48,6 @@ def entry_step(p: DETRPass) -> Step:
     M, N = p.model.config.heads, len(p.kept)
     calls = p.seen.calls["attention_maps"]
     maps = calls[0].output.cpu() if calls else projected.new_zeros(0, M, h, w)
-    given = torch.cat([projected.expand(N, d, h, w), maps], dim=1)
     first, features = _features(p, 0), _features(p, 1)
     return Step(
         name="mask_entry",
@@ -57,15 +56,17 @@ def entry_step(p: DETRPass) -> Step:
         question="What is concatenated here?",
         text=(
             f"For each kept query the {d} projected channels, the same for all, and its own {M} attention maps lie on "
-            f"each other: {d} + {M} = {d + M} channels. Two blocks ({BLOCK}, {GROUPS} groups) make {first.shape[1]} "
-            f"and then {features.shape[1]} channels of them, at stride {p.stride}. The maps are all that tells one "
-            "query's mask from another's. In code the share of the projected channels in the first convolution is "
-            "computed once, for it is the same."
+            f"each other: {d} + {M} = {d + M} channels, {N} × {d + M} × {h} × {w} numbers in all. Two blocks ({BLOCK}, "
+            f"{GROUPS} groups) make {first.shape[1]} and then {features.shape[1]} channels of them, at stride "
+            f"{p.stride}. The maps are all that tells one query's mask from another's. In code the share of the "
+            "projected channels in the first convolution is computed once, for it is the same."
         ),
         paper="Carion et al. 2020, section 4.4, Figure 8",
         source="thingstuff.models.detr_mask_head.MaskHead",
         tensors=(
-            Labelled("features and maps", given, _query_axes(f"d + M = {d} + {M} channels", p.stride)),
+            # a view of one copy: it is the same for every query
+            Labelled("projected features", projected.expand(N, d, h, w), _query_axes(f"d = {d} channels", p.stride)),
+            Labelled("attention maps", maps, _query_axes("M heads", p.stride)),
             Labelled("after the first block", first, _query_axes("channels", p.stride)),
             Labelled("after the second block", features, _query_axes("channels", p.stride)),
         ),
@@ -114,11 +115,12 @@ def join_step(p: DETRPass, stage: int) -> Step:
 
 def _query_views(p: DETRPass, features: Float[Tensor, "N C h w"]) -> list[View]:
     return [
-        PixelsView(
-            title=f"{kept.title}: features",
-            caption="Principal components of this query's features as colour.",
-            segments=kept.segments,
-            pixels=principal_colours(own, p.frame),
+        principal_view(
+            f"{kept.title}: features",
+            "Principal components of this query's features as colour.",
+            own,
+            p.frame,
+            kept.segments,
         )
         for kept, own in zip(p.kept, features, strict=True)
     ]

@@ -10,15 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from thingstuff.merging import (
-    Round,
-    at_resized_size,
-    leads_by_argmax,
-    rounds_by_argmax,
-    rounds_by_argmax_as_released,
-    values_of,
-)
-from thingstuff.merging_fates import Fate, fates_by_argmax, fates_by_argmax_as_released
+from thingstuff.merging_fates import Fate
 from thingstuff.models.detr_kept_queries import DETRPass, KeptQuery, percent
 from thingstuff.walk import Labelled, MapView, PixelsView, Row, Step, TableView, picture_array
 
@@ -37,8 +29,7 @@ EMPTIED = (
 
 def argmax_step(p: DETRPass) -> Step:
     """Return the step of the argmax: who won each pixel, and by how much."""
-    resized = at_resized_size(p.seen.segments)
-    winners, leads = _rounds(p)[0][0], leads_by_argmax(resized).cpu()
+    winners, leads = p.merge.first, p.merge.leads
     height, width = p.frame.size
     padding = p.seen.images.canvas[0] - height, p.seen.images.canvas[1] - width
     on_canvas = np.pad(picture_array(leads), ((0, padding[0]), (0, padding[1])))
@@ -80,18 +71,6 @@ def argmax_step(p: DETRPass) -> Step:
     )
 
 
-def _rounds(p: DETRPass) -> list[tuple[Int[np.ndarray, "H W"], Round]]:
-    """Return the merge's rounds, each with a copy of its owners; one without rows where nothing is kept."""
-    config = p.model.config
-    rule = rounds_by_argmax_as_released if config.as_released else rounds_by_argmax
-    rounds = [(r.owner.copy(), r) for r in rule(p.seen.segments, p.model.categories, config.min_area)]
-    if rounds:
-        return rounds
-    size, whole = p.frame.size, np.zeros(p.frame.original, dtype=np.int64)
-    nobody = np.full(size, -1, dtype=np.int64)
-    return [(nobody, Round([], nobody, whole, np.zeros(0, dtype=np.int64), []))]
-
-
 def _coloured(p: DETRPass, owner: Int[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return a map of rows in the colours of their classes; black where there is none (-1)."""
     seen: Counter[int] = Counter()
@@ -130,12 +109,8 @@ def _lead_note(kept: KeptQuery, won: np.ndarray, leads: Float[Tensor, "H W"]) ->
 
 def merging_step(p: DETRPass) -> Step:
     """Return the step of joining and dropping: the pixels' owners before and after, and every row's fate."""
-    config, rounds = p.model.config, _rounds(p)
-    before, (owner, last) = rounds[0][0], rounds[-1]
-    resized = at_resized_size(p.seen.segments)
-    logits = values_of(resized, torch.from_numpy(owner).to(resized.masks.device)).cpu()
-    whole = last.whole if last.left else np.full(p.frame.original, -1, dtype=np.int64)
-    fates = _fates(p)
+    config, merge, fates = p.model.config, p.merge, p.merge.fates
+    rounds = max(1, merge.rounds)
     ended = sum(1 for fate in fates if not fate.kept)
     return Step(
         name="merging",
@@ -145,29 +120,29 @@ def merging_step(p: DETRPass) -> Step:
         text=(
             "Stuff is one segment a class, so queries of one stuff class join; things stay apart. At the size of the "
             f"picture, segments of {config.min_area} pixels or fewer are dropped, and their pixels go to the next best "
-            f"query, until none is so small: {len(rounds)} round{'' if len(rounds) == 1 else 's'} here, {ended} of "
+            f"query, until none is so small: {rounds} round{'' if rounds == 1 else 's'} here, {ended} of "
             f"{len(fates)} queries dropped.{EMPTIED if config.as_released else ''}"
         ),
         paper="Carion et al. 2020, section 4.4",
         source="thingstuff.merging.merge_by_argmax",
         tensors=(
-            Labelled("winning rows, before", torch.from_numpy(before), RESIZED),
-            Labelled("segments' rows, after", torch.from_numpy(whole), ("rows of the picture", "columns")),
-            Labelled("logit of each pixel's owner", logits, RESIZED),
+            Labelled("winning rows, before", torch.from_numpy(merge.first), RESIZED),
+            Labelled("segments' rows, after", torch.from_numpy(merge.whole), ("rows of the picture", "columns")),
+            Labelled("logit of each pixel's owner", merge.logits, RESIZED),
         ),
         views=(
-            PixelsView(title="Before", caption=_legend(p), pixels=_coloured(p, before), padded=False),
-            PixelsView(title="After", caption="Joined stuff has one colour.", pixels=_coloured(p, whole), padded=False),
+            PixelsView(title="Before", caption=_legend(p), pixels=_coloured(p, merge.first), padded=False),
+            PixelsView(
+                title="After",
+                caption="Joined stuff has one colour.",
+                pixels=_coloured(p, merge.whole),
+                padded=False,
+            ),
             _fate_table(p, fates),
         ),
         after=("argmax", "class_scores"),
         notes=p.notes(lambda row, k: _fate_note(k, fates[row])),
     )
-
-
-def _fates(p: DETRPass) -> list[Fate]:
-    rule = fates_by_argmax_as_released if p.model.config.as_released else fates_by_argmax
-    return rule(p.seen.segments, p.model.categories, p.model.config.min_area, p.seen.result)
 
 
 def _fate_table(p: DETRPass, fates: list[Fate]) -> TableView:

@@ -1,5 +1,7 @@
 """Panoptic FCN's kernels, from every cell to one for each object: as steps of its walk."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -208,14 +210,16 @@ def _similarity(trace: Trace) -> list[View]:
         return []
     cut = f"The {count} best of {len(trace.things.labels):,}. " if count < len(trace.things.labels) else ""
     names, lost = trace.thing_names, len(trace.fused_things.labels)
+    values = picture_array(trace.cosines[:count, :count])
     return [
         MatrixView(
             title="How alike the kernels of things are before fusion",
             caption=(
-                f"{cut}Cosine of each kernel with each. Those of one group are averaged; one that matches nothing but "
-                "kernels that were themselves taken in stands alone, and is lost."
+                f"{cut}Cosine of each kernel with each. {_alike(trace, count)} Those of one group are averaged; one "
+                "that matches nothing but kernels that were themselves taken in stands alone, and is lost."
             ),
-            values=picture_array(trace.cosines[:count, :count]),
+            values=values,
+            low=_scale_begins(float(values.min())),
             unit="cosine",
             names=tuple(
                 f"{names[label]} {trace.place(row)} {float(trace.things.scores[row]):.2f}"
@@ -226,6 +230,22 @@ def _similarity(trace: Trace) -> list[View]:
             row_segments=tuple(trace.candidate_segments[:count]),
         )
     ]
+
+
+def _scale_begins(lowest: float) -> float:
+    """Return where a scale of cosines begins that ends at 1: at the tenth below the lowest, or at -1."""
+    return min(0.9, math.floor(10 * lowest) / 10) if lowest >= 0 else -1.0  # what is no number, too
+
+
+def _alike(trace: Trace, count: int) -> str:
+    """Return the sentence that says how many pairs of the first `count` kernels are alike enough to be fused."""
+    c, labels = trace.model.config, trace.things.labels[:count]
+    if not c.kernel_fusion:
+        return "None are fused in this configuration."
+    pairs = (trace.cosines[:count, :count] >= min(c.similarity, 1 - 1e-6)).triu(1)  # as `first_matches` has it
+    reach = f"{int(pairs.sum()):,} of {counted(count * (count - 1) // 2, 'pair', 'pairs')} reach {c.similarity:g}"
+    of_one_class = int((pairs & (labels[:, None] == labels)).sum())
+    return f"{reach}, {of_one_class:,} of them of one class." if c.class_aware else f"{reach}."
 
 
 def _members(trace: Trace, fused: int) -> str:

@@ -20,7 +20,7 @@ def rescored_step(trace: Trace) -> Step:
     return Step(
         name="rescored",
         chapter=MASKS,
-        title="Sure masks raise scores, unsure ones lower them",
+        title="Unsure masks lose score",
         question="Is a thing's score that of its centre?",
         text=(
             "Not alone: each thing's score is multiplied by the mean probability of its mask where that exceeds "

@@ -1,5 +1,6 @@
 """Where Panoptic FCN sees things and stuff: heat maps of centres, their peaks, and regions, as steps of its walk."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,24 +11,31 @@ from torch import Tensor
 from thingstuff.models.panoptic_fcn_kernels import local_maxima, owned_regions
 from thingstuff.models.panoptic_fcn_trace import Trace, convolutions, place_in_words
 from thingstuff.models.pyramid_steps import level_steps
-from thingstuff.models.shared_steps import counted, map_axes
+from thingstuff.models.shared_steps import counted, in_percent, map_axes
 from thingstuff.panoptic import Color
 from thingstuff.walk import Labelled, MapView, Mark, MarksView, PixelsView, Row, Step, TableView, View, picture_array
 
 CHAPTER = "Where things and stuff are"
 MOST_MARKS = 40
 """Most cells of one kind (suppressed, below the threshold) that are marked on a map."""
+_MARKS_PER_WIDTH = 80
+"""So many points that do not hide each other have room side by side."""
 MOST_CLASSES = 3
 """Most classes without a final segment that have a map of their own on a level."""
 
 
 def share_view(
-    title: str, values: Tensor, unit: str = "probability", caption: str = "", segments: Iterable[int] = ()
+    title: str,
+    values: Tensor,
+    unit: str = "probability",
+    caption: str = "",
+    segments: Iterable[int] = (),
+    high: float = 1.0,
 ) -> MapView:
-    """Return a map of numbers from 0 to 1."""
+    """Return a map of numbers from 0 to 1, drawn in a scale up to `high`."""
     array = picture_array(values)
     return MapView(
-        title=title, caption=caption, values=array, unit=unit, low=0.0, high=1.0, segments=tuple(sorted({*segments}))
+        title=title, caption=caption, values=array, unit=unit, low=0.0, high=high, segments=tuple(sorted({*segments}))
     )
 
 
@@ -36,22 +44,30 @@ def best_class(p: Float[Tensor, "T h w"]) -> Float[Tensor, "h w"]:
     return p.amax(0) if len(p) else p.new_zeros(p.shape[1:])
 
 
+def _highest(levels: list[Tensor]) -> float:
+    """Return the highest number on any level, 1 where there is none."""
+    return max((float(maps.max()) for maps in levels if maps.numel()), default=1.0)
+
+
 # ---- centres
 
 
 def centres_step(trace: Trace) -> Step:
     """Return the step of the heat maps, one number for each thing class and cell of each level."""
     c, logits = trace.model.config, [maps[0] for maps in trace.output.centres]
+    high = _highest([maps.sigmoid() for maps in logits])
+    scale = "One scale for all levels, up to the highest probability of the pass."
     views: list[View] = []
     for i, level in enumerate(trace.levels):
         p = logits[i].sigmoid()
-        views.append(share_view(f"P{level}: an object's centre, of any class", best_class(p)))
-        for label, ids in _classes_shown(trace, i):
-            views.append(share_view(f"P{level}: centre of {trace.thing_names[label]}", p[label], segments=ids))
+        views.append(share_view(f"P{level}: an object's centre, of any class", best_class(p), caption=scale, high=high))
         if trace.truth:
             target = best_class(trace.truth.levels[i].centres[0])
             caption = "What the ground truth asks for: a Gaussian at the centre of each thing that this level learns."
             views.append(share_view(f"P{level}: target", target, "weight", caption))
+        for label, ids in _classes_shown(trace, i):
+            title = f"P{level}: centre of {trace.thing_names[label]}"
+            views.append(share_view(title, p[label], caption=scale, segments=ids, high=high))
     if trace.truth:
         views.append(_learned_where(trace))
     layers = convolutions(c.position_convs)
@@ -111,7 +127,7 @@ def _centre_note(trace: Trace, row: int) -> str:
 def _learned_where(trace: Trace) -> TableView:
     """Return which level learns which thing of the ground truth."""
     assert trace.truth
-    rows, masks = [], trace.truth.masks
+    rows, masks, counts = [], trace.truth.masks, Counter[int]()
     for instance, (label, box) in enumerate(zip(masks.labels[0].tolist(), masks.boxes_xyxy[0].tolist(), strict=True)):
         size = ((box[2] - box[0]) * (box[3] - box[1])) ** 0.5
         where = [
@@ -119,10 +135,18 @@ def _learned_where(trace: Trace) -> TableView:
             for level, target in zip(trace.levels, trace.truth.levels, strict=True)
             if (target.instance == instance).any()
         ]
+        counts[len(where)] += 1
         rows.append(Row((trace.thing_names[label], f"{size:.0f}", ", ".join(where) or "none"), kept=bool(where)))
+    learned = ", ".join(
+        f"{count} on {counted(levels, 'level', 'levels') if levels else 'none'}"
+        for levels, count in sorted(counts.items())
+    )
     return TableView(
         title="Targets: which level learns which thing",
-        caption="A level learns the things of its range of sizes; the ranges overlap, so most are learned twice.",
+        caption=(
+            "A level learns the things of its range of sizes; ranges may overlap. Of this picture's "
+            f"{counted(len(rows), 'thing', 'things')} are learned: {learned or 'none'}."
+        ),
         columns=("class", "square root of its box's area, pixels", "levels (row, column of the centre)"),
         rows=tuple(rows),
     )
@@ -135,12 +159,18 @@ def peaks_step(trace: Trace) -> Step:
     """Return the step in which heat maps are smoothed and their peaks found."""
     c = trace.model.config
     views: list[View] = []
+    high = _highest(trace.smoothed)
     for i, level in enumerate(trace.levels):
-        caption = "Solid: kept. The rest were suppressed by a better cell beside them, or are below the threshold."
+        caption = (
+            "Solid: kept; those of several classes in one cell lie beside each other. The rest were suppressed by a "
+            f"better cell beside them, or are below the threshold. The scale ends at {high:.2g}, the highest of the "
+            "smoothed probabilities of all levels."
+        )
         view = MarksView(
             title=f"P{level}: peaks of all classes",
             caption=caption,
             values=picture_array(best_class(trace.smoothed[i])),
+            high=high,
             marks=_marks(trace, i),
         )
         views.append(view)
@@ -197,13 +227,17 @@ def _marks(trace: Trace, index: int) -> tuple[Mark, ...]:
     suppressed, low, kept = _cells_by_fate(trace, index)
     colors = trace.model.categories.colors
     from_peak = _segments_of_cells(trace, trace.levels[index])
-    marks = []
+    marks, classes, placed = [], Counter(trace.peaks[index].cells.tolist()), Counter[int]()
+    apart = max(width / w / 4, width / _MARKS_PER_WIDTH)
     for cells, why in ((suppressed, "{:.2f}, less than beside it"), (low, "{:.2f}, below the threshold"), (kept, "")):
         best = torch.where(cells, p, -1.0).flatten().topk(min(int(cells.sum()), MOST_MARKS if why else p.numel()))
         for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             label, y, x = place // (h * w), place // w % h, place % w
-            point = ((x + 0.5) * width / w, (y + 0.5) * height / h)
-            text = f"{trace.thing_names[label]} {(why or '{:.2f}').format(value)}"
+            text, aside = f"{trace.thing_names[label]} {(why or '{:.2f}').format(value)}", 0.0
+            if not why and (many := classes[y * w + x]) > 1:
+                text, aside = f"{text}, one of {many} classes here", apart * (placed[y * w + x] - (many - 1) / 2)
+                placed[y * w + x] += 1
+            point = ((x + 0.5) * width / w + aside, (y + 0.5) * height / h)
             color: Color = colors[trace.model.categories.thing_labels[label]]
             marks.append(Mark((*point, *point), text, color, not why, from_peak.get((label, y, x), ())))
     return tuple(marks)
@@ -285,15 +319,15 @@ def _region_views(trace: Trace, owners: list[Tensor]) -> list[View]:
         names = ", ".join(trace.region_names[label] for label in _present(owner))
         caption = f"Each cell in the colour of its class: {names or 'there are no region classes'}."
         views.append(PixelsView(title=f"P{level}: owners of cells", caption=caption, pixels=_painted(trace, owner)))
-        for label, ids in trace.region_segments.items():
-            if ids and (owner == label).any():
-                p = trace.output.regions[i][0, label].sigmoid()
-                views.append(share_view(f"P{level}: {trace.region_names[label]}", p, segments=ids))
         if trace.truth:
             target = trace.truth.levels[i].regions[0]
             asked = torch.where(target.amax(0) > 0, target.argmax(0), -1) if len(target) else owner
             caption = "What the ground truth asks for; black: no class covers half of the cell."
             views.append(PixelsView(title=f"P{level}: target", caption=caption, pixels=_painted(trace, asked)))
+        for label, ids in trace.region_segments.items():
+            if ids and (owner == label).any():
+                p = trace.output.regions[i][0, label].sigmoid()
+                views.append(share_view(f"P{level}: {trace.region_names[label]}", p, segments=ids))
     return views
 
 
@@ -323,7 +357,7 @@ def _region_notes(trace: Trace, owners: list[Tensor], scores: list[Tensor]) -> d
     notes = {}
     for label, ids in trace.region_segments.items():
         told = [
-            f"{float((owner == label).float().mean()):.0%} of P{level} with {float(of_level[label]):.2f}"
+            f"{in_percent(float((owner == label).float().mean()))} of P{level} with {float(of_level[label]):.2f}"
             for level, owner, of_level in zip(trace.levels, owners, scores, strict=True)
             if of_level[label] > trace.model.config.stuff_threshold
         ]

@@ -51,7 +51,9 @@ def objectness_step(found: Pass) -> Step:
         for (level, maps), side in zip(of_level.items(), c.anchor_sizes, strict=True)
     ]
     columns = ("level", "stride", "side of the square anchor", "anchors", "highest objectness")
-    views += [TableView(title="Anchors of each level", columns=columns, rows=tuple(rows)), *_anchor_truth(found)]
+    if truth := _anchor_truth(found):
+        views = [view for pair in zip(views, truth, strict=True) for view in pair]
+    views.append(TableView(title="Anchors of each level", columns=columns, rows=tuple(rows)))
     ratios = ", ".join(f"{ratio:g}" for ratio in c.anchor_ratios)
     return Step(
         name="objectness",
@@ -64,7 +66,7 @@ def objectness_step(found: Pass) -> Step:
             f"convolution, gives each of the {anchors:,} anchors of all levels a number: its objectness, how likely it "
             "lies on some thing."
         ),
-        paper="Ren et al. 2015 (Faster R-CNN), section 3.1; Lin et al. 2017, section 4.1",
+        paper="Ren et al. 2015 (Faster R-CNN), section 3.1; Lin et al. 2017a, section 4.1",
         source="thingstuff.models.panoptic_fpn.PanopticFPN.anchors",
         tensors=tuple(
             Labelled(f"P{level}", maps, ("anchors of a cell, logits", ROWS.format(2**level), COLUMNS.format(2**level)))
@@ -197,7 +199,7 @@ def boxes_step(found: Pass) -> Step:
             f"each of {counted(found.classes, 'class', 'classes')} and for none, and for each class a "
             f"correction of the box. That is done {len(boxes):,} times here."
         ),
-        paper="Lin et al. 2017, section 4.2 and equation 1; He et al. 2017 (Mask R-CNN), section 3",
+        paper="Lin et al. 2017a, section 4.2 and equation 1; He et al. 2017 (Mask R-CNN), section 3",
         source="thingstuff.models.panoptic_fpn.PanopticFPN.pooled",
         tensors=(
             Labelled("class logits", found.logits, ("proposals", "classes of things, none first")),

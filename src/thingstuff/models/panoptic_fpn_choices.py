@@ -78,7 +78,9 @@ def detections_of(heads: RoIHeads, logits: Tensor, deltas: Tensor, proposals: Te
 
     `logits` [P, T] and `deltas` [P, 4 T] are what the box head made of its `proposals` [P, 4].
     """
-    refined = clip_boxes_to_image(heads.box_coder.decode(deltas, [proposals]), size)[:, 1:]
+    decoded = heads.box_coder.decode(deltas, [proposals])
+    decoded = decoded.reshape(len(proposals), deltas.shape[1] // 4, 4)  # which it leaves flat where there is no proposal
+    refined = clip_boxes_to_image(decoded, size)[:, 1:]
     scores = logits.softmax(-1)[:, 1:].reshape(-1)
     enough = (scores > heads.score_thresh).nonzero()[:, 0]
     boxes, scores = refined.reshape(-1, 4)[enough], scores[enough]

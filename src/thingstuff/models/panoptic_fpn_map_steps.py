@@ -11,7 +11,7 @@ from torch import Tensor
 from thingstuff.feature_views import picture_cells
 from thingstuff.models.panoptic_fpn_pass import Pass
 from thingstuff.models.panoptic_fpn_targets import semantic_target
-from thingstuff.models.shared_steps import counted, map_axes
+from thingstuff.models.shared_steps import counted, in_percent, map_axes
 from thingstuff.models.things_first_steps import GREY, SOME_THING, things_first_step
 from thingstuff.panoptic import VOID
 from thingstuff.walk import Labelled, MapView, PixelsView, Row, Step, TableView, picture_array
@@ -45,7 +45,7 @@ def semantic_step(found: Pass, paper: str) -> Step:
             f"A 1 × 1 convolution gives each of the {logits.shape[1]} × {logits.shape[2]} cells at stride 4 a number "
             f"for each of {counted(len(names) - 1, 'class', 'classes')} of stuff, and one for “{SOME_THING}”: all "
             "things share that row. Resized to the cells of the masks, a softmax over the rows makes them "
-            f"probabilities. “{SOME_THING}” is the likeliest on {shares[0]:.1%} of the picture."
+            f"probabilities. “{SOME_THING}” is the likeliest {_where(shares[0])}."
         ),
         paper=paper,
         source="thingstuff.models.panoptic_fpn.PanopticFPN.forward",
@@ -57,8 +57,13 @@ def semantic_step(found: Pass, paper: str) -> Step:
         ),
         after=("semantic_fpn",),
         layers=("semantic.",),
-        notes={ids[row][0]: f"{names[row]} is the likeliest row on {shares[row]:.1%} of the picture." for row in ids},
+        notes={ids[row][0]: f"{names[row]} is the likeliest row {_where(shares[row])}." for row in ids},
     )
+
+
+def _where(share: float) -> str:
+    """Return on how much of the picture."""
+    return f"on {in_percent(share)} of the picture" if share else "nowhere"
 
 
 def _row_views(found: Pass, best: npt.NDArray[np.int64]) -> list[PixelsView]:

@@ -37,7 +37,7 @@ def panoptic_fpn_steps(model: PanopticFPN, seen: Seen) -> list[Step]:
         boxes_step(found),
         detections_step(found),
         masks_step(found),
-        semantic_fpn_step(seen, "semantic_fpn", "Stuff", "The stuff of the picture is read from it.", PAPER),
+        semantic_fpn_step(seen, "semantic_fpn", "Stuff", "The stuff of the picture is read from it."),
         semantic_step(found, PAPER),
         merge_step(found),
         result_step(seen, ("merge",), "Things have the first ids by falling score, stuff has the next ones."),
@@ -56,7 +56,7 @@ def _coarsest_step(seen: Seen) -> Step:
             f"P6 takes every other row and column of P5, so it has {features.shape[1]} × {features.shape[2]} cells at "
             "stride 64, without a layer of its own. Only the largest anchors lie on it; no box is pooled from it."
         ),
-        paper="Lin et al. 2017, section 4.1",
+        paper="Lin et al. 2017a, section 4.1",
         source="thingstuff.models.panoptic_fpn.PanopticFPN.forward",
         tensors=(Labelled("P6", features, map_axes("channels", 64)),),
         views=feature_views("P6", features, seen.images.frame(0)),

@@ -89,8 +89,11 @@ def _extra_step(seen: Seen, use: str, paper: str) -> Step:
     )
 
 
-def semantic_fpn_step(seen: Seen, name: str, chapter: str, use: str, paper: str) -> Step:
-    """Return the step in which a semantic FPN adds P2..P5 at stride 4; `use` says in a sentence what the sum is for."""
+def semantic_fpn_step(seen: Seen, name: str, chapter: str, use: str, paper: str = "") -> Step:
+    """Return the step in which a semantic FPN adds P2..P5 at stride 4; `use` says in a sentence what the sum is for.
+
+    `paper` is what cites it, where that is another than the paper that it comes from.
+    """
     frame = seen.images.frame(0)
     total = seen.calls["semantic_fpn"][0].output[0].cpu()
     branches = {
@@ -108,7 +111,7 @@ def semantic_fpn_step(seen: Seen, name: str, chapter: str, use: str, paper: str)
             "enlargement to twice the size, once for P3, twice for P4, three times for P5 (P2 has the convolution "
             f"alone). Their sum has {total.shape[1]} × {total.shape[2]} cells of {len(total)} numbers. {use}"
         ),
-        paper=f"Kirillov et al. 2019b (Panoptic FPN), figure 3; {paper}",
+        paper="; ".join(filter(None, ("Kirillov et al. 2019b (Panoptic FPN), section 3.1 and figure 3", paper))),
         source="thingstuff.layers.SemanticFPN",
         tensors=(
             *(

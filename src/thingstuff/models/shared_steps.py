@@ -8,6 +8,7 @@ from torch import Tensor
 from thingstuff.backbones import ResNet
 from thingstuff.feature_views import feature_views
 from thingstuff.models.base import PanopticModel
+from thingstuff.models.true_map import true_map_view
 from thingstuff.panoptic import Segment
 from thingstuff.walk import Labelled, PixelsView, ResultView, Row, Seen, Step, TableView
 
@@ -28,14 +29,19 @@ def picture_step(model: PanopticModel, seen: Seen, paper: str) -> Step:
         if frame.size == frame.canvas
         else f"Zeros at the right and bottom fill {canvas}: padding, black here."
     )
+    size = f"{frame.size[1]} × {frame.size[0]}"
+    resized = (
+        f"The picture of {size} pixels is used at its own size"
+        if frame.size == frame.original
+        else f"The picture of {frame.original[1]} × {frame.original[0]} pixels is resized to {size}"
+    )
     return Step(
         name="picture",
         chapter="The picture",
         title="The padded picture",
         question="What does the network see of my picture?",
         text=(
-            f"The picture of {frame.original[1]} × {frame.original[0]} pixels is resized to {frame.size[1]} × "
-            f"{frame.size[0]} (shorter side {rule.short_side}, the longer at most {rule.max_side}). Its "
+            f"{resized} (shorter side {rule.short_side}, the longer at most {rule.max_side}). Its "
             f"{rule.channel_order} channels lose their mean and are divided by their deviation. {padding}"
         ),
         paper=paper,
@@ -87,6 +93,9 @@ def result_step(seen: Seen, after: tuple[str, ...], how: str) -> Step:
     categories = seen.result.categories
     pixels = max(1, seen.result.ids.size)
     void = int((seen.result.ids == 0).sum())
+    outside = (
+        f"{in_percent(void / pixels)} of the pixels belong to none (void)" if void else "every pixel belongs to one"
+    )
     rows = tuple(
         Row(
             (
@@ -108,8 +117,8 @@ def result_step(seen: Seen, after: tuple[str, ...], how: str) -> Step:
         title="The final map",
         question="What came out, and where did each segment come from?",
         text=(
-            f"{how} {counted(len(rows), 'segment', 'segments')}; {void / pixels:.1%} of the pixels belong to "
-            "none (void). Click a segment to follow it back through all steps."
+            f"{how} {counted(len(rows), 'segment', 'segments')}; {outside}. Click a segment to follow it back through "
+            "all steps."
         ),
         paper="Kirillov et al. 2019a, section 3 (the task)",
         source="thingstuff.panoptic.Panoptic",
@@ -119,7 +128,8 @@ def result_step(seen: Seen, after: tuple[str, ...], how: str) -> Step:
             Labelled("rows", torch.tensor(sources, dtype=torch.long), ("segments: which candidate each one was",)),
         ),
         views=(
-            ResultView(title="Final map", panoptic=seen.result),
+            ResultView(title="Final map"),
+            *([] if seen.truth is None else [true_map_view(seen.truth)]),
             TableView(title="Segments", columns=("id", "class", "kind", "score", "share of the picture"), rows=rows),
         ),
         after=after,
@@ -146,6 +156,15 @@ def best_and_final(count: int, most: int, final: Iterable[int]) -> list[int]:
 def counted(count: int, one: str, many: str) -> str:
     """Return "1 box", "2,000 boxes"."""
     return f"{count:,} {one if count == 1 else many}"
+
+
+def in_percent(share: float) -> str:
+    """Return a share as text, to a tenth of a percent; what is neither nothing nor all is not told as such."""
+    if 0 < share < 0.0005:
+        return "under 0.1%"
+    if 0.9995 <= share < 1:
+        return "over 99.9%"
+    return f"{share:.1%}" if 0 < share < 1 else f"{share:.0%}"
 
 
 def share(value: float) -> float:

@@ -3,7 +3,7 @@ let followed = null, outlines = [];
 const steps = all("section.step"), links = new Map(all("#contents a").map(link => [link.hash.slice(1), link]));
 const own = element => element.dataset.segments.split(" ").includes(String(followed.id));
 
-// Yellow with a black rim, so that it shows on anything; a segment too small for the map gets a ring.
+// Yellow with a black rim, so that it shows on anything; a segment too small for the map gets a ring, and one without a pixel nothing.
 function outline(place, thick) {
   const map = pixelsOf(get("places")), canvas = document.createElement("canvas");
   const [width, height] = [canvas.width, canvas.height] = [map.width, map.height], context = canvas.getContext("2d");
@@ -20,8 +20,9 @@ function outline(place, thick) {
   for (const [color, reach] of [["#000", thick + Math.max(1, thick / 2)], ["#ffe14d", thick]]) {
     context.fillStyle = context.strokeStyle = color;
     for (let i = 0; i < edges.length; i += 2) context.fillRect(edges[i] - reach / 2, edges[i + 1] - reach / 2, reach + 1, reach + 1);
-    if (edges.length) continue;
-    const [x, y] = data.segments[place - 1].middle;
+    const middle = data.segments[place - 1].middle;
+    if (edges.length || !middle) continue;
+    const [x, y] = middle;
     context.lineWidth = reach;
     context.beginPath();
     context.arc(x * width, y * height, 8, 0, 2 * Math.PI);
@@ -68,7 +69,7 @@ function follow(segment) {
   document.body.style.removeProperty("--outline-bold");
   if (segment === null) return;
   drawOutlines(segment);
-  for (const attention of attentions) attention.at(...segment.middle);
+  if (segment.middle) for (const attention of attentions) attention.at(...segment.middle);
 }
 
 const segmentOf = id => data.segments.find(segment => segment.id === Number(id)) ?? null;

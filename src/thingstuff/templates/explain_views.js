@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const get = id => document.getElementById(id);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-const LEVELS = data.scales.amounts.length;
+const LEVELS = data.scales.amounts.length, NO_NUMBER = 0; // black, a level beyond the last
 
 const pixels = new WeakMap();
 
@@ -21,14 +21,15 @@ function pixelsOf(image) {
   return pixels.get(image) ?? null;
 }
 
-const levelOf = Object.fromEntries(Object.entries(data.scales).map(([name, scale]) => [name, new Map(scale.map((color, level) => [color, level]))]));
+const levelOf = Object.fromEntries(Object.entries(data.scales).map(([name, scale]) => [name, new Map([...scale, NO_NUMBER].map((color, level) => [color, level]))]));
 
 // Some browsers change pixels a little, against tracking: the nearest colour is meant.
 function level(scale, color) {
   const known = levelOf[scale].get(color);
   if (known !== undefined) return known;
   const off = other => [16, 8, 0].reduce((sum, shift) => sum + ((other >> shift & 255) - (color >> shift & 255)) ** 2, 0);
-  const found = data.scales[scale].reduce((best, other, n) => off(other) < off(data.scales[scale][best]) ? n : best, 0);
+  const colors = [...data.scales[scale], NO_NUMBER];
+  const found = colors.reduce((best, other, n) => off(other) < off(colors[best]) ? n : best, 0);
   levelOf[scale].set(color, found);
   return found;
 }
@@ -71,12 +72,13 @@ function told(stage, event) {
   if (!map) return "";
   const column = Math.floor(x * map.width), row = Math.floor(y * map.height), at = row * map.width + column;
   const share = map.shares ? map.shares[at] / 255 : level(stage.dataset.scale, map.colors[at]) / (LEVELS - 1);
-  const value = number(+stage.dataset.low + share * (stage.dataset.high - stage.dataset.low));
+  const known = `${number(+stage.dataset.low + share * (stage.dataset.high - stage.dataset.low))} ${stage.dataset.unit}`;
+  const value = share > 1 ? "not finite" : known;
   if (stage.dataset.names) {
     const names = JSON.parse(stage.dataset.names);
-    return `${names[row]} and ${names[column]}: ${value} ${stage.dataset.unit}`;
+    return `${names[row]} and ${names[column]}: ${value}`;
   }
-  return `${value} ${stage.dataset.unit} · row ${row + 1}, column ${column + 1}${name ? ` · ${name}` : ""}`;
+  return `${value} · row ${row + 1}, column ${column + 1}${name ? ` · ${name}` : ""}`;
 }
 
 function tip(text, event) {
