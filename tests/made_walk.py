@@ -26,6 +26,8 @@ HEIGHT, WIDTH = 60, 80
 FRAME = Frame(canvas=(64, 96), size=(HEIGHT, WIDTH), original=(HEIGHT, WIDTH))
 SKY, CAT, ODD = 1, 5, 8
 """The segments' ids."""
+COVERED = 11
+"""Of one that has no pixel: others lie over it."""
 
 
 def made_result() -> Panoptic:
@@ -36,6 +38,12 @@ def made_result() -> Panoptic:
     ids[25:45, 50:75] = ODD
     segments = ((SKY, 0, None), (CAT, 1, 0.91), (ODD, 2, 0.6))
     return Panoptic(ids, tuple(Segment(i, k, int((ids == i).sum()), s) for i, k, s in segments), CATEGORIES)
+
+
+def with_covered(result: Panoptic) -> Panoptic:
+    """The same map with a cat more that lies below other things."""
+    covered = Segment(COVERED, 1, 0, 0.3)
+    return Panoptic(result.ids, (*result.segments, covered), result.categories)
 
 
 def made_picture(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:

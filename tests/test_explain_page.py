@@ -1,23 +1,35 @@
 """The page of a walk: what it holds, that its pictures hold the numbers, its size, and what it does when used."""
 
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from playwright.sync_api import Page as BrowserPage
 
 from browser import DESKTOP, PHONE, opened, screenshot
 from html_pages import Page, decoded
-from made_walk import CAT, ODD, SKY, made_result, made_views, made_walk
+from made_walk import CAT, COVERED, ODD, SKY, made_result, made_views, made_walk, with_covered
 from models_contract import CATEGORIES, scene
 from thingstuff.errors import InputError
 from thingstuff.explain_page import LIMIT, page_of
 from thingstuff.explaining import explain
 from thingstuff.models import create
 from thingstuff.panoptic import Panoptic
-from thingstuff.walk import AttentionView, MapView, PixelsView, Walk
+from thingstuff.walk import (
+    AttentionView,
+    MapView,
+    Mark,
+    MarksView,
+    MatrixView,
+    PixelsView,
+    Row,
+    TableView,
+    Walk,
+)
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +300,57 @@ def test_a_picture_in_which_nothing_was_found(tmp_path: Path) -> None:
         seen.page.keyboard.press("Escape")
 
 
+def test_a_segment_that_others_cover_is_followed_without_a_place(tmp_path: Path) -> None:
+    walk = made_walk(result=with_covered(made_result()))
+    assert walk.figures(tmp_path / "figures")
+    with opened(walk.save(tmp_path / "page.html")) as seen:
+        seen.page.locator("#overview .chips button").nth(3).click()
+        assert f"(segment {COVERED})" in seen.page.inner_text("#followed")
+        seen.page.wait_for_function("document.body.style.getPropertyValue('--outline').includes('blob:')")
+
+
+def test_numbers_that_are_not_finite_are_told_on_page_and_figures(tmp_path: Path) -> None:
+    nothing = np.full((8, 12), np.nan, dtype=np.float32)
+    half = nothing.copy()
+    half[:, 6:] = np.arange(48, dtype=np.float32).reshape(8, 6)
+    nan = float("nan")
+    views = (
+        MapView(title="Energy", values=half, unit="logit"),
+        MapView(title="Signed", values=nothing, unit="logit", signed=True),
+        MarksView(title="Boxes", marks=(Mark((nan, 1.0, 2.0, 3.0), "lost", (9, 9, 9)),), values=nothing),
+        TableView(title="Queries", columns=("score",), rows=(Row((nan,)),)),
+        MatrixView(
+            title="Alike",
+            values=nothing[:2, :2],
+            unit="cosine",
+            names=("a", "b"),
+            groups=(0, 1),
+            row_segments=((), ()),
+        ),
+        AttentionView(title="Attention", grid=(2, 6), maps={"layer 1": np.full((12, 4, 6), nan, dtype=np.float32)}),
+    )
+    walk = made_walk(views)
+    walk.steps[1].tensors[0].tensor[0, 0, 1] = nan
+    page = walk.save(tmp_path / "page.html")
+    read = Page(page)
+    text = " ".join(read.text["step-middle"].split())
+    for told in ("48 of 96 numbers, drawn black", "96 of 96 numbers", "1 of 1, whose coordinates", "288 of 288 shares"):
+        assert told in text
+    assert "0 to 5, 1 not finite" in text
+    assert ["not a number"] in read.rows["step-middle"]
+    assert walk.figures(tmp_path / "figures")
+    with opened(page) as seen:
+        energy = seen.page.locator("figure", has_text="Energy").first.locator(".stage")
+        box = energy.bounding_box()
+        assert box is not None
+        energy.hover(position={"x": box["width"] * 0.5 / 12, "y": box["height"] * 0.5 / 8})
+        assert seen.page.inner_text("#tip") == "not finite · row 1, column 1 · sky"
+        energy.hover(position={"x": box["width"] * 11.5 / 12, "y": box["height"] * 7.5 / 8})
+        assert seen.page.inner_text("#tip") == "47 logit · row 8, column 12"
+        seen.page.locator("#overview .chips button").nth(1).click()
+        colours_of_attention(seen.page)
+
+
 SEEING = {
     "detr-panoptic-tiny": {"threshold": 0.0},
     "panoptic-fcn-tiny": {"thing_threshold": 0.0, "thing_score": 0.0, "stuff_threshold": 0.0},
@@ -314,6 +377,29 @@ def test_every_model_s_page_works(name: str, tmp_path: Path) -> None:
             assert (
                 seen.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
             )
+
+
+DIVERGED = {
+    "detr-panoptic-tiny": ("backbone.conv1.weight", "class_head.weight", "mask_head.convs.2.weight"),
+    "panoptic-fcn-tiny": ("backbone.conv1.weight", "kernels.out.weight", "encoder.out.weight"),
+    "panoptic-fpn-tiny": ("backbone.conv1.weight", "rpn.head.cls_logits.weight", "rpn.head.bbox_pred.weight"),
+}
+"""Layers of each model, early and late."""
+
+
+@pytest.mark.parametrize(("name", "layer"), [(name, layer) for name in DIVERGED for layer in DIVERGED[name]])
+@pytest.mark.parametrize("weight", [float("nan"), 1e20])
+def test_a_model_that_diverged_is_explained_too(name: str, layer: str, weight: float) -> None:
+    torch.manual_seed(0)
+    model = create(name, CATEGORIES, **SEEING[name])
+    with torch.no_grad():
+        model.get_parameter(layer).fill_(weight)
+    text = page_of(explain(model, *scene()))
+    for content in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S):
+        json.loads(content, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert not re.search(r'data-(low|high)="[^"]*(nan|inf)', text)
+    if np.isnan(weight):
+        assert "ot finite" in text
 
 
 # ---- figures
@@ -353,6 +439,26 @@ def test_a_figure_shows_the_map_over_the_picture(tmp_path: Path) -> None:
     assert image[10:100, 10:200].std() > 2, "the picture shows through"
 
 
+def test_figures_of_an_earlier_walk_go_and_other_files_stay(tmp_path: Path) -> None:
+    earlier = made_walk().figures(tmp_path)
+    strangers = {tmp_path / "02-middle-notes.png": b"not ours", tmp_path / "01-plan.png": b""}
+    for path, content in strangers.items():
+        path.write_bytes(content)
+    Image.new("RGB", (3, 3)).save(tmp_path / "03-photo.png")
+    walk = made_walk((MapView(title="Other", values=np.eye(2, dtype=np.float32), unit="share"),))
+    with pytest.raises(InputError, match="is there already"):
+        walk.figures(tmp_path)
+    only = made_walk((PixelsView(title="Of its own", pixels=np.zeros((2, 2, 3), np.uint8)),), None)
+    paths = only.figures(tmp_path, overwrite=True)
+    assert not set(earlier) <= set(tmp_path.iterdir())
+    assert set(tmp_path.iterdir()) == {*paths, *strangers, tmp_path / "03-photo.png"}
+    assert all(path.read_bytes() == content for path, content in strangers.items())
+    for path in paths:
+        path.rename(path.with_name(f"{path.stem}-of-before.png"))
+    with pytest.raises(InputError, match=r"of-before\.png is there already"):
+        only.figures(tmp_path)
+
+
 def test_figures_cannot_go_where_a_file_is(walk: Walk, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file: the figures cannot be written"):
@@ -360,6 +466,4 @@ def test_figures_cannot_go_where_a_file_is(walk: Walk, tmp_path: Path) -> None:
 
 
 def decoded_files(paths: list[Path]) -> list[np.ndarray]:
-    from PIL import Image
-
     return [np.asarray(Image.open(path).convert("RGB")).astype(float) for path in paths]

@@ -44,6 +44,42 @@ def test_few_channels_or_cells_and_maps_without_a_difference(shape):
     assert not principal_colours(torch.ones(shape), frame(*shape[1:])).any()
 
 
+@pytest.mark.parametrize("factor", [1e20, 1e38, 1e-30])
+def test_features_of_any_size_look_alike(factor):
+    features = torch.rand(80, 9, 11, generator=torch.Generator().manual_seed(0))
+    expected = principal_colours(features, frame(9, 11)).astype(int)
+    assert np.abs(principal_colours(features * factor, frame(9, 11)).astype(int) - expected).max() <= 1
+    assert torch.allclose(energy(features * factor) / factor, energy(features))
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_cells_that_are_not_finite_are_black_and_told(lost):
+    features = torch.randn(80, 9, 11, generator=torch.Generator().manual_seed(0))
+    clean = principal_colours(features, frame(9, 11))
+    features[3, 2, 4] = features[:, 5, 6] = lost
+    colours, strength = feature_views("Res2", features, frame(9, 11))
+    black = ~colours.pixels.any(-1)
+    assert black[2, 4]
+    assert black[5, 6]
+    assert black.sum() <= 3, "the others keep their colours"
+    assert np.corrcoef(colours.pixels[~black].ravel(), clean[~black].ravel())[0, 1] > 0.9
+    assert "Not finite: 2 of 99 cells" in colours.caption
+    assert (~np.isfinite(strength.values)).sum() == 2
+    everything, _ = feature_views("Res2", torch.full((80, 9, 11), lost), frame(9, 11))
+    assert not everything.pixels.any()
+    assert "Not finite" not in feature_views("Res2", torch.ones(80, 9, 11), frame(9, 11))[0].caption
+
+
+def test_a_small_object_on_even_ground_is_seen():
+    features = torch.zeros(6, 20, 25)
+    features[0] = 1
+    features[:, 7:9, 11:13] = torch.tensor([0.0, 3, 0, 0, 0, 0])[:, None, None]
+    colours = principal_colours(features, frame(20, 25)).astype(int)
+    assert np.abs(colours[7, 11] - colours[0, 0]).max() == 255
+    assert (colours[7:9, 11:13] == colours[7, 11]).all()
+    assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 2
+
+
 def test_energy_is_the_root_mean_square():
     features = torch.randn(5, 3, 4)
     assert torch.allclose(energy(features), (features**2).mean(0).sqrt())

@@ -6,25 +6,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from made_walk import CAT, FRAME, ODD, SKY, made_result
+from made_walk import CAT, COVERED, FRAME, ODD, SKY, made_result, with_covered
 from thingstuff.colour_scales import AMOUNTS, LEVELS, SIGNED
+from thingstuff.drawing import colour_map
 from thingstuff.panoptic import Panoptic
 from thingstuff.structures import Frame
 from thingstuff.view_pictures import (
+    NO_NUMBER,
     attention_atlas,
     averaged,
     bounded,
+    drawn_marks,
     group_order,
     indexed_png,
     levels_of,
+    lost_marks,
     middles,
+    not_finite,
     number,
     places_on_canvas,
     places_png,
     segment_colours,
     view_levels,
 )
-from thingstuff.walk import MapView
+from thingstuff.walk import MapView, Mark, MarksView
 
 
 def lightness(colours: np.ndarray) -> np.ndarray:
@@ -72,6 +77,32 @@ def test_levels_reach_from_low_to_high() -> None:
     assert view_levels(MapView(title="t", values=values, unit="", low=-1.0)).low == -1
 
 
+def test_what_is_not_finite_is_black_and_has_no_say_in_the_scale() -> None:
+    values = np.array([[np.nan, 1, 3, np.inf, -np.inf]], dtype=np.float32)
+    for view in (
+        MapView(title="t", values=values, unit=""),
+        MapView(title="t", values=values, unit="", low=float("nan"), high=float("inf")),
+    ):
+        levels = view_levels(view)
+        assert (levels.low, levels.high) == (1, 3)
+        assert levels.indices.tolist() == [[NO_NUMBER, 0, 254, NO_NUMBER, NO_NUMBER]]
+        assert [colour.any() for colour in levels.colours[0]] == [False, True, True, False, False]
+    nothing = view_levels(MapView(title="t", values=np.full((2, 2), np.nan, dtype=np.float32), unit="", signed=True))
+    assert (nothing.low, nothing.high, nothing.colours.any()) == (0, 0, False)
+    assert not_finite(values) == "Not finite: 3 of 5 numbers, drawn black."
+    assert not_finite(values[:, 1:3]) == ""
+    large = np.array([[-3e38, 0, 3e38]], dtype=np.float32)
+    assert view_levels(MapView(title="t", values=large, unit="")).indices.tolist() == [[0, 127, 254]]
+
+
+def test_marks_without_a_place_are_left_out_and_told() -> None:
+    marks = tuple(Mark((1.0, 2.0, x, 4.0), "", (0, 0, 0)) for x in (3.0, float("nan"), float("inf")))
+    view = MarksView(title="t", marks=marks)
+    assert drawn_marks(view) == [marks[0]]
+    assert lost_marks(view) == "Not drawn: 2 of 3, whose coordinates are not finite."
+    assert lost_marks(MarksView(title="t", marks=marks[:1])) == ""
+
+
 @pytest.mark.parametrize("palette", [None, AMOUNTS])
 def test_a_png_holds_exactly_its_indices(palette: np.ndarray | None) -> None:
     draw = np.random.default_rng(0)
@@ -107,6 +138,14 @@ def test_an_atlas_has_each_cell_s_map_at_its_place() -> None:
     assert len(small.largest) == small.grid[0] * small.grid[1]
 
 
+def test_an_atlas_takes_what_is_not_finite_for_nothing() -> None:
+    maps = np.ones((2, 2, 2), dtype=np.float32)
+    maps[0], maps[1, 0, 0] = np.nan, np.inf
+    atlas = attention_atlas(maps, (1, 2), 100)
+    assert atlas.largest == (0, 1)
+    assert atlas.tiles.tolist() == [[0, 0, 0, 255], [0, 0, 255, 255]]
+
+
 def test_segments_lie_on_the_canvas_where_they_lie_in_the_picture() -> None:
     result = made_result()
     places = places_on_canvas(result, FRAME)
@@ -136,7 +175,16 @@ def test_the_middle_of_a_segment_lies_on_it() -> None:
 
 def test_colours_are_those_of_the_drawn_map() -> None:
     result = made_result()
-    assert segment_colours(result)[SKY] == result.categories.colors[0]
+    drawn = colour_map(result)
+    for segment in result.segments:
+        assert segment_colours(result)[segment.id] == tuple(drawn[result.ids == segment.id][0])
+
+
+def test_a_segment_without_a_pixel_has_a_colour_and_no_middle() -> None:
+    result = with_covered(made_result())
+    assert COVERED not in middles(result, FRAME)
+    assert segment_colours(result)[COVERED] not in [segment_colours(made_result())[i] for i in (SKY, CAT, ODD)]
+    assert len(middles(result, FRAME)) == 3
 
 
 def test_rows_of_a_group_stand_together() -> None:
@@ -153,6 +201,8 @@ def test_rows_of_a_group_stand_together() -> None:
         (-3.0, "−3"),
         (1234.6, "1,235"),
         (0.00001, "1 · 10⁻⁵"),
+        (float("nan"), "not a number"),
+        (float("-inf"), "−∞"),
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:

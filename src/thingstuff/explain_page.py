@@ -12,6 +12,7 @@ from torch import Tensor
 from thingstuff import view_pictures as draw
 from thingstuff.colour_scales import AMOUNTS, SIGNED
 from thingstuff.errors import InputError
+from thingstuff.papers import cited
 from thingstuff.report_page import render, write_page
 from thingstuff.structures import Size
 from thingstuff.walk import (
@@ -119,6 +120,7 @@ def _frame_values(walk: Walk) -> dict[str, Any]:
         },
         "gradients": {"amounts": _gradient(AMOUNTS), "signed": _gradient(SIGNED)},
         "tall": _TALL,
+        "papers": cited(step.paper for step in walk.steps),
     }
 
 

@@ -122,5 +122,6 @@ def feature_views(name: str, features: Float[Tensor, "C h w"], frame: Frame) -> 
             caption="How strong the features of each cell are.",
             values=picture_array(energy(features)),
             unit="root mean square over channels",
+            low=0.0,
         ),
     )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
+from scipy.ndimage import label
 
 from thingstuff.colour_scales import LEVELS, scale_of
 from thingstuff.drawing_colours import color_table
@@ -218,15 +219,17 @@ def places_png(places: Int[np.ndarray, "h w"]) -> bytes:
 
 
 def middles(panoptic: Panoptic, frame: Frame) -> Mapping[int, tuple[float, float]]:
-    """Return, by a segment's id, its pixel nearest to its centre, (x, y) as shares of the canvas.
+    """Return, by a segment's id, the pixel nearest to the centre of its largest piece, (x, y) as shares of the canvas.
 
     A segment that lies below others has no pixel, and no entry.
     """
     found = {}
     for segment in panoptic.segments:
-        rows, columns = np.nonzero(panoptic.ids == segment.id)
-        if not len(rows):
+        pieces, _ = label(panoptic.ids == segment.id)
+        areas = np.bincount(pieces.ravel())[1:]
+        if not len(areas):
             continue
+        rows, columns = np.nonzero(pieces == 1 + int(areas.argmax()))
         off = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
         nearest = int(off.argmin())
         y, x = (

@@ -19,7 +19,7 @@ from thingstuff.structures import Frame, Images, Segments, Target
 from thingstuff.watching import Calls
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Labelled:
     """A tensor of the pass: its name, its values (on the CPU), and what each of its axes means."""
 
@@ -30,8 +30,11 @@ class Labelled:
     def __post_init__(self) -> None:
         assert len(self.axes) == self.tensor.ndim, f"{self.name}: {self.axes} for {list(self.tensor.shape)}"
 
+    def __repr__(self) -> str:
+        return f"{self.name} {list(self.tensor.shape)}"
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class View:
     """Something to look at, with its `title`; `segments` are the ids of the final ones it belongs to (none: to all)."""
 
@@ -39,8 +42,11 @@ class View:
     caption: str = ""
     segments: tuple[int, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.title!r}>"
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class MapView(View):
     """Numbers over the canvas, drawn in a colour scale over the picture, which shows through.
 
@@ -56,7 +62,7 @@ class MapView(View):
     """Colours part at zero, and the scale reaches as far down as up."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PixelsView(View):
     """Colours of its own, RGB, over the canvas; or over the picture alone where `padded` is false."""
 
@@ -77,7 +83,7 @@ class Mark:
     segments: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class MarksView(View):
     """Boxes and points over the canvas, the picture below, or `values` from 0 to `high` where they were found."""
 
@@ -95,7 +101,7 @@ class Row:
     segments: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TableView(View):
     """A table; the caption says what its rows are."""
 
@@ -103,7 +109,7 @@ class TableView(View):
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class MatrixView(View):
     """How alike rows are to each other, from `low` (below 0 it is -1) to 1; `groups` numbers those put together."""
 
@@ -115,7 +121,7 @@ class MatrixView(View):
     low: float = -1.0
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AttentionView(View):
     """What each cell of the canvas looks at: the page draws the map of the cell that is clicked.
 
@@ -127,12 +133,12 @@ class AttentionView(View):
     maps: Mapping[str, Float[np.ndarray, "cells h w"]]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ResultView(View):
     """The walk's `result` over the picture: clicking a segment follows it back."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """One step of the pass.
 
@@ -156,6 +162,9 @@ class Step:
     layers: tuple[str, ...] = ()
     notes: Mapping[int, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Step {self.name}: {', '.join(map(repr, self.tensors))}, {len(self.views)} views>"
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -177,7 +186,7 @@ class Seen:
     target: Target | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Walk:
     """All steps of one pass, the picture, and the map that came out.
 
@@ -195,6 +204,10 @@ class Walk:
     frame: Frame
     steps: tuple[Step, ...]
     result: Panoptic
+
+    def __repr__(self) -> str:
+        found = len(self.result.segments)
+        return f"<Walk of {self.name} through {self.kind}: {len(self.steps)} steps, {found} segments>"
 
     def __getitem__(self, name: str) -> Step:
         """Return the step of that name; raises `InputError` naming all where there is none."""

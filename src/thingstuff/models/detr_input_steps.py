@@ -41,7 +41,7 @@ def positions_step(p: DETRPass) -> Step:
     code = codes.T.reshape(d, h, w).cpu()
     row, column = (h - 1) // 2, (w - 1) // 2
     alike = F.cosine_similarity(code, code[:, row, column][:, None, None], dim=0)
-    waves = ((0, "rows, slowest sine"), (d // 2, "columns, slowest sine"))
+    waves = ((0, "Rows, fastest sine"), (d // 8, "Rows, a ten times slower one"), (d // 2, "Columns, fastest sine"))
     padding = " Padding is not counted, so that the waves fit the picture." if p.padded else ""
     return Step(
         name="positions",
@@ -106,7 +106,6 @@ def queries_step(p: DETRPass) -> Step:
                 row_segments=tuple(members),
             ),
         ),
-        after=("picture",),  # of nothing, in truth, but a walk has one beginning
         layers=("queries.",),
         notes=p.notes(lambda _, k: f"It began as query {k.query} of {count}."),
     )

@@ -149,8 +149,11 @@ def _fate_table(p: DETRPass, fates: list[Fate]) -> TableView:
     pixels = p.frame.original[0] * p.frame.original[1]
     return TableView(
         title="What became of each query",
-        caption="Shares of the picture: what each won first, and what it has in the end.",
-        columns=("query", "won first", "has in the end", "outcome"),
+        caption=(
+            "Shares of the picture: what each won first, and what of it lies in the final map. Joined queries are counted "
+            "apart; their segment has the sum."
+        ),
+        columns=("query", "won first", "its own share in the end", "outcome"),
         rows=tuple(
             Row((k.title, f.pixels / pixels, f.won / pixels, f.reason), kept=f.kept, segments=k.segments)
             for k, f in zip(p.kept, fates, strict=True)
@@ -159,4 +162,4 @@ def _fate_table(p: DETRPass, fates: list[Fate]) -> TableView:
 
 
 def _fate_note(kept: KeptQuery, fate: Fate) -> str:
-    return f"Query {kept.query}: {fate.reason}; {fate.pixels:,} pixels before, {fate.won:,} after."
+    return f"Query {kept.query}: {fate.reason}; {fate.pixels:,} pixels of its own before, {fate.won:,} after."

@@ -69,6 +69,7 @@ def proposals_of(model: PanopticFPN, output: PanopticFPNOutput, size: Size) -> P
     order = rpn._get_top_n_idx(logits, counts)[0]  # equal logits keep the order in which the model looked at them
     likely, objectness, levels = clip_boxes_to_image(boxes[0][order], size), logits[0][order].sigmoid(), levels[order]
     sized = remove_small_boxes(likely, rpn.min_size)
+    sized = sized[objectness[sized] >= rpn.score_thresh]  # as the network's own filter, which drops what is no number
     passed = sized[batched_nms(likely[sized], objectness[sized], levels[sized], rpn.nms_thresh)]
     return Proposals(likely, objectness, levels, _fates(len(likely), sized, passed, most), passed[:most])
 
@@ -79,7 +80,7 @@ def detections_of(heads: RoIHeads, logits: Tensor, deltas: Tensor, proposals: Te
     `logits` [P, T] and `deltas` [P, 4 T] are what the box head made of its `proposals` [P, 4].
     """
     decoded = heads.box_coder.decode(deltas, [proposals])
-    decoded = decoded.reshape(len(proposals), deltas.shape[1] // 4, 4)  # which it leaves flat where there is no proposal
+    decoded = decoded.reshape(len(proposals), deltas.shape[1] // 4, 4)  # flat without proposals
     refined = clip_boxes_to_image(decoded, size)[:, 1:]
     scores = logits.softmax(-1)[:, 1:].reshape(-1)
     enough = (scores > heads.score_thresh).nonzero()[:, 0]

@@ -1,6 +1,6 @@
 // Following a segment back through the steps, and walking from step to step.
 let followed = null, outlines = [];
-const steps = all("section.step"), links = new Map(all("#contents a").map(link => [link.hash.slice(1), link]));
+const steps = all("section.step:not(#papers)"), links = new Map(all("#contents a").map(link => [link.hash.slice(1), link]));
 const own = element => element.dataset.segments.split(" ").includes(String(followed.id));
 
 // Yellow with a black rim, so that it shows on anything; a segment too small for the map gets a ring, and one without a pixel nothing.
