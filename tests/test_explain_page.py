@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -381,7 +382,7 @@ def test_every_model_s_page_works(name: str, tmp_path: Path) -> None:
 
 DIVERGED = {
     "detr-panoptic-tiny": ("backbone.conv1.weight", "class_head.weight", "mask_head.convs.2.weight"),
-    "panoptic-fcn-tiny": ("backbone.conv1.weight", "kernels.out.weight", "encoder.out.weight"),
+    "panoptic-fcn-tiny": ("backbone.conv1.weight", "position_head.centres.weight", "kernel_head.out.weight"),
     "panoptic-fpn-tiny": ("backbone.conv1.weight", "rpn.head.cls_logits.weight", "rpn.head.bbox_pred.weight"),
 }
 """Layers of each model, early and late."""
@@ -440,17 +441,15 @@ def test_a_figure_shows_the_map_over_the_picture(tmp_path: Path) -> None:
 
 
 def test_figures_of_an_earlier_walk_go_and_other_files_stay(tmp_path: Path) -> None:
-    earlier = made_walk().figures(tmp_path)
+    made_walk().figures(tmp_path)
     strangers = {tmp_path / "02-middle-notes.png": b"not ours", tmp_path / "01-plan.png": b""}
     for path, content in strangers.items():
         path.write_bytes(content)
     Image.new("RGB", (3, 3)).save(tmp_path / "03-photo.png")
-    walk = made_walk((MapView(title="Other", values=np.eye(2, dtype=np.float32), unit="share"),))
+    only = made_walk((PixelsView(title="Of its own", pixels=np.zeros((2, 2, 3), np.uint8)),))
     with pytest.raises(InputError, match="is there already"):
-        walk.figures(tmp_path)
-    only = made_walk((PixelsView(title="Of its own", pixels=np.zeros((2, 2, 3), np.uint8)),), None)
+        only.figures(tmp_path)
     paths = only.figures(tmp_path, overwrite=True)
-    assert not set(earlier) <= set(tmp_path.iterdir())
     assert set(tmp_path.iterdir()) == {*paths, *strangers, tmp_path / "03-photo.png"}
     assert all(path.read_bytes() == content for path, content in strangers.items())
     for path in paths:
@@ -467,3 +466,23 @@ def test_figures_cannot_go_where_a_file_is(walk: Walk, tmp_path: Path) -> None:
 
 def decoded_files(paths: list[Path]) -> list[np.ndarray]:
     return [np.asarray(Image.open(path).convert("RGB")).astype(float) for path in paths]
+
+
+def key_below(page: str, title: str) -> list[str]:
+    """The names of the colour key of the view of that title."""
+    text = re.search(r'<p class="key quiet">(.*?)</p>', page[page.index(f"<b>{title}</b>") :])
+    assert text
+    return re.findall(r"</span> ([^<]+)</span>", text[1])
+
+
+def test_colours_of_marks_have_a_key() -> None:
+    torch.manual_seed(0)
+    walk = explain(create("panoptic-fpn-tiny", CATEGORIES), scene()[0])
+    levels = next(view for view in walk["boxes"].views if isinstance(view, MarksView))
+    used = {mark.color for mark in levels.marks}
+    wanted = [name for name, color in levels.key if color in used]
+    assert wanted
+    assert key_below(page_of(walk), levels.title) == wanted
+    box = MarksView(title="Boxes", marks=(Mark((1.0, 2.0, 9.0, 9.0), "1: disc", walk.categories.colors[1]),))
+    boxes = replace(walk, steps=tuple(replace(s, views=(box,)) if s.name == "boxes" else s for s in walk.steps))
+    assert key_below(page_of(boxes), "Boxes") == ["disc"]

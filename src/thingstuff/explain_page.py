@@ -261,7 +261,10 @@ def _marks(walk: Walk, view: MarksView, shape: Size, _: Bound) -> dict[str, Any]
         {"mark": mark, "is_point": mark.box[0] == mark.box[2] and mark.box[1] == mark.box[3]}
         for mark in draw.drawn_marks(view)
     ]
-    return {**below, "marks": marks, "canvas": walk.canvas.shape[:2]}
+    used = {mark.color for mark in view.marks}
+    classes = tuple(zip(walk.categories.names, walk.categories.colors, strict=True))
+    key = [entry for entry in view.key or classes if entry[1] in used]
+    return {**below, "marks": marks, "canvas": walk.canvas.shape[:2], "key": key}
 
 
 def _table(_: Walk, view: TableView, __: Size, ___: Bound) -> dict[str, Any]:

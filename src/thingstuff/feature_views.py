@@ -66,7 +66,7 @@ def principal_colours(features: Float[Tensor, "C h w"], frame: Frame) -> UInt8[n
     low, high = _ends(chosen)
     seen = high - low > (_HARDLY * (high - low).amax()).clamp(min=_ROUNDING)
     shares = torch.where(seen, (components - low) / (high - low).clamp(min=1e-12), 0).clamp(0, 1)
-    shares[:, ~components.isfinite().all(0)] = 0
+    shares[:, ~flat.isfinite().all(0).flatten()] = 0
     colours = torch.zeros(3, h * w)
     colours[: len(shares)] = shares
     pixels: UInt8[np.ndarray, "h w 3"] = (colours.T * 255).round().to(torch.uint8).view(h, w, 3).numpy()

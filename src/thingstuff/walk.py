@@ -90,6 +90,8 @@ class MarksView(View):
     marks: tuple[Mark, ...]
     values: Float[np.ndarray, "h w"] | None = None
     high: float = 1.0
+    key: tuple[tuple[str, Color], ...] = ()
+    """What the colours mean, where they are not those of the classes."""
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,8 @@ def _fate_table(p: DETRPass, fates: list[Fate]) -> TableView:
     return TableView(
         title="What became of each query",
         caption=(
-            "Shares of the picture: what each won first, and what of it lies in the final map. Joined queries are counted "
-            "apart; their segment has the sum."
+            "Shares of the picture: what each won first, and what of it lies in the final map. Joined queries are "
+            "counted apart; their segment has the sum."
         ),
         columns=("query", "won first", "its own share in the end", "outcome"),
         rows=tuple(

@@ -45,8 +45,10 @@ def best_class(p: Float[Tensor, "T h w"]) -> Float[Tensor, "h w"]:
 
 
 def _highest(levels: list[Tensor]) -> float:
-    """Return the highest number on any level, 1 where there is none."""
-    return max((float(maps.max()) for maps in levels if maps.numel()), default=1.0)
+    """Return the highest finite number on any level, 1 where there is none."""
+    finite = torch.cat([maps.flatten() for maps in levels])
+    finite = finite[finite.isfinite()]
+    return float(finite.max()) if len(finite) else 1.0
 
 
 # ---- centres

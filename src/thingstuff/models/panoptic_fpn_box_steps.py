@@ -13,6 +13,7 @@ from thingstuff.models.panoptic_fpn_choices import BEYOND, KEPT, OVERLAPPED, SMA
 from thingstuff.models.panoptic_fpn_heads import BOX_CELLS, LEVELS
 from thingstuff.models.panoptic_fpn_pass import (
     LEVEL_COLORS,
+    LEVEL_KEY,
     Pass,
     cells_in_box,
     truth_views,
@@ -128,6 +129,7 @@ def proposals_step(found: Pass) -> Step:
     removed = int((p.fates == OVERLAPPED).sum())
     view = MarksView(
         title="Proposals",
+        key=LEVEL_KEY,
         caption=f"The best {min(DRAWN, len(boxes))} of {len(boxes):,}, and those that final segments came from; "
         "the colour is the level of the anchor.",
         marks=marks,
@@ -185,7 +187,7 @@ def boxes_step(found: Pass) -> Step:
         )
         for row in drawn
     )
-    views: list[View] = [MarksView(title="Which level each box is pooled from", marks=marks)]
+    views: list[View] = [MarksView(title="Which level each box is pooled from", marks=marks, key=LEVEL_KEY)]
     views += [_pool_table(found, levels), _class_table(found, levels), *_pooled_views(found)]
     return Step(
         name="boxes",

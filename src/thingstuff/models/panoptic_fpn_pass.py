@@ -21,6 +21,7 @@ from thingstuff.walk import Mark, MarksView, Seen
 from thingstuff.watching import Watched
 
 LEVEL_COLORS = dict(zip(LEVELS, default_colors(len(LEVELS)), strict=True))
+LEVEL_KEY = tuple((f"P{level}", color) for level, color in LEVEL_COLORS.items())
 WATCHED = (Watched("roi_heads.box_predictor"), Watched("roi_heads.mask_predictor"))
 """What the model watches for `pass_of`."""
 
