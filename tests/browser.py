@@ -40,8 +40,22 @@ class Opened:
     """A page in the browser, and what it did that it should not: `errors` of its scripts, `requests` that leave it."""
 
     page: Page
+    path: Path
+    """The page's file: all that may be fetched."""
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+
+    def go(self, path: Path) -> Page:
+        """Open another page of ours in the same window."""
+        self.path = path
+        self.page.goto(path.resolve().as_uri())
+        return self.page
+
+    def note(self, request: Request) -> None:
+        """Keep a request that leaves the page."""
+        own = request.url.partition("#")[0] == self.path.resolve().as_uri()
+        if not own and not request.url.startswith(("data:", "blob:")):
+            self.requests.append(request.url)
 
     def check(self) -> None:
         """Assert that no script failed, nothing was fetched but the page itself, and nothing is wider than it."""
@@ -62,18 +76,12 @@ def opened(path: Path, size: tuple[int, int] = DESKTOP, *, dark: bool = False, s
         reduced_motion="reduce",
     )
     try:
-        seen = Opened(context.new_page())
-        own = path.resolve().as_uri()
-
-        def note(request: Request) -> None:
-            if request.url.partition("#")[0] != own and not request.url.startswith(("data:", "blob:")):
-                seen.requests.append(request.url)
-
-        context.on("request", note)
+        seen = Opened(context.new_page(), path)
+        context.on("request", seen.note)
         seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
         seen.page.on("console", lambda m: seen.errors.append(m.text) if m.type in ("error", "warning") else None)
         seen.page.set_default_timeout(15_000)
-        seen.page.goto(own)
+        seen.go(path)
         yield seen
         seen.check()
     finally:

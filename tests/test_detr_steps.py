@@ -407,3 +407,19 @@ def test_a_model_that_merges_as_released_says_so() -> None:
     rows = one(walk, "merging", TableView).rows
     assert [row.segments for row in rows] == [(segment.id,), *[()] * 7]
     assert "squeezes" not in explain(model_of(), PICTURE)["argmax"].text
+
+
+def test_ground_truth_lies_beside_boxes_and_masks() -> None:
+    picture, truth = scene()
+    model = model_of()
+    plain, told = explain(model, picture), explain(model, picture, truth)
+    assert len(told["boxes"].views) == len(plain["boxes"].views) + 1
+    boxes = told["boxes"].views[-1]
+    assert isinstance(boxes, MarksView)
+    assert sorted(mark.text for mark in boxes.marks) == sorted(truth.name(segment) for segment in truth.segments)
+    disc = next(mark for mark in boxes.marks if mark.text == "disc")
+    rows, columns = np.nonzero(truth.ids == 2)
+    scale = told.frame.size[0] / truth.size[0]
+    wanted = [scale * edge for edge in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)]
+    assert disc.box == pytest.approx(wanted, abs=scale + 1)
+    assert told["mask_logits"].views[-1].title == "Ground truth"

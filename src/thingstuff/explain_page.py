@@ -50,7 +50,8 @@ class Bound:
 # one after the other, until the page is small enough
 _BOUNDS = (
     Bound(300_000, 4_000_000),
-    *(Bound(2 ** (17 - n), 2 ** (21 - n)) for n in range(12)),
+    # attention halves slower: it is one picture a step, which says little once its cells are few
+    *(Bound(2 ** (17 - n), 2 ** (21 - n // 2)) for n in range(12)),
 )
 
 

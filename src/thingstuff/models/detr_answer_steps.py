@@ -130,11 +130,26 @@ def boxes_step(p: DETRPass) -> Step:
                 caption=f"Solid: of kept queries. Dashed: of the {len(dropped)} best of those that were dropped.",
                 marks=tuple(_box_mark(p, query, corners[query], kept.get(query)) for query in [*kept, *dropped]),
             ),
+            *_true_boxes(p),
         ),
         after=("decoder",),
         layers=("box_head.",),
         notes=p.notes(lambda _, k: _box_note(k, corners[k.query])),
     )
+
+
+def _true_boxes(p: DETRPass) -> tuple[MarksView, ...]:
+    """Return the boxes that queries should answer with, where the ground truth is given: of things and stuff alike."""
+    target = p.seen.target
+    if target is None:
+        return ()
+    categories = p.model.categories
+    marks = []
+    for box, label in zip(target.boxes_xyxy.tolist(), target.labels.tolist(), strict=True):
+        x0, y0, x1, y1 = box
+        marks.append(Mark((x0, y0, x1, y1), categories.names[label], categories.colors[label]))
+    caption = "In training each is matched to the one query whose class and box cost least."
+    return (MarksView(title="Ground truth: boxes of things and stuff", caption=caption, marks=tuple(marks)),)
 
 
 def _box_mark(p: DETRPass, query: int, box: Tensor, kept: KeptQuery | None) -> Mark:

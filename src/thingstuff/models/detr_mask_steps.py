@@ -14,6 +14,7 @@ from thingstuff.feature_views import energy, feature_views, principal_view
 from thingstuff.models.detr_kept_queries import DETRPass, KeptQuery, percent
 from thingstuff.models.detr_mask_head import GROUPS, STAGES
 from thingstuff.models.shared_steps import map_axes
+from thingstuff.models.true_map import true_map_view
 from thingstuff.structures import Size
 from thingstuff.walk import Labelled, MapView, Step, View, picture_array
 
@@ -163,7 +164,7 @@ def logits_step(p: DETRPass) -> Step:
         paper="Carion et al. 2020, section 4.4, Figure 8",
         source="thingstuff.models.detr_mask_head.MaskHead",
         tensors=(Labelled("mask logits", logits, ("N kept queries", *map_axes("", 4)[1:])),),
-        views=_logit_views(p, logits),
+        views=(*_logit_views(p, logits), *(() if p.seen.truth is None else (true_map_view(p.seen.truth),))),
         after=(f"join_res{STAGES[-1]}",),
         layers=("mask_head.out.",),
         notes=p.notes(lambda row, k: _logit_note(k, logits[row])),
