@@ -59,8 +59,8 @@ class Opened:
 
     def check(self) -> None:
         """Assert that no script failed, nothing was fetched but the page itself, and nothing is wider than it."""
-        assert self.errors == []
-        assert self.requests == []
+        assert self.errors == [], f"scripts failed: {self.errors}"
+        assert self.requests == [], f"the page fetched {self.requests}"
         wide = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert self.page.evaluate(wide) <= 0, "the page scrolls sideways"
 

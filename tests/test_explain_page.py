@@ -403,6 +403,13 @@ def test_a_model_that_diverged_is_explained_too(name: str, layer: str, weight: f
         assert "ot finite" in text
 
 
+def test_a_page_that_fetches_a_file_beside_it_is_caught(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 3)).save(tmp_path / "page.html.png")
+    (tmp_path / "page.html").write_text('<!DOCTYPE html><title>t</title><img src="page.html.png" alt="">')
+    with pytest.raises(AssertionError, match=r"page\.html\.png"), opened(tmp_path / "page.html") as seen:
+        seen.page.wait_for_load_state()
+
+
 # ---- figures
 
 

@@ -62,15 +62,13 @@ def seen(evaluation: Path, request: pytest.FixtureRequest) -> Iterator[Opened]:
 def page(seen: Opened, evaluation: Path) -> Page:
     """The evaluation's report as it is opened first."""
     seen.page.emulate_media(media="screen", reduced_motion="no-preference")
-    seen.page.goto(evaluation.as_uri())
-    return seen.page
+    return seen.go(evaluation)
 
 
 @pytest.fixture
-def run_page(page: Page, run: Path) -> Page:
+def run_page(seen: Opened, page: Page, run: Path) -> Page:
     """The run's report."""
-    page.goto(run.as_uri())
-    return page
+    return seen.go(run)
 
 
 def width(page: Page) -> int:
