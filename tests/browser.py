@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -86,6 +86,15 @@ def opened(path: Path, size: tuple[int, int] = DESKTOP, *, dark: bool = False, s
         seen.check()
     finally:
         context.close()
+
+
+def eventually(page: Page, question: Callable[[], bool]) -> bool:
+    """Ask until the answer is yes, for five seconds: a page does what it was told when it gets to it."""
+    for _ in range(100):
+        if question():
+            return True
+        page.wait_for_timeout(50)
+    return question()
 
 
 def screenshot(page: Page, name: str, *, full: bool = True) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page
 
 import error_scene
-from browser import DESKTOP, PHONE, Opened, opened, screenshot
+from browser import DESKTOP, PHONE, Opened, eventually, opened, screenshot
 from html_pages import Page as Written
 from html_pages import decoded
 from test_evaluation_report import report, run_report, worst
@@ -191,12 +191,12 @@ def test_folded_pictures_open_where_a_link_leads_and_for_print(page: Page) -> No
     assert third.get_attribute("open") is None
     assert page.locator("#worst-1 details").get_attribute("open") is not None
     page.locator("#worst-list a", has_text="2.jpg").click()
-    assert page.locator("#worst-3 .frame").is_visible()
+    assert eventually(page, page.locator("#worst-3 .frame").is_visible)
     page.emulate_media(media="print")
-    assert not page.locator("#worst-3 .compare").is_visible()
+    assert eventually(page, page.locator("#worst-3 .compare").is_hidden)
     assert [image.is_visible() for image in page.locator("#worst-3 .panels img").all()] == [True] * 4
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("#config pre").is_visible()
+    assert eventually(page, page.locator("#config pre").is_visible)
 
 
 def test_the_command_is_copied(page: Page) -> None:
@@ -255,14 +255,20 @@ def test_results_are_sorted_beside_baselines(run_page: Page) -> None:
 
 def test_progress_moves_unless_that_is_not_wanted(run_page: Page) -> None:
     moving, still, button = (run_page.locator(f"#progress {what}") for what in (".moving", ".still", "button"))
-    assert (moving.is_visible(), still.is_visible(), button.inner_text()) == (True, False, "Pause")
+    assert eventually(
+        run_page, lambda: (moving.is_visible(), still.is_visible(), button.inner_text()) == (True, False, "Pause")
+    )
     button.click()
-    assert (moving.is_visible(), still.is_visible(), button.inner_text()) == (False, True, "Play")
+    assert eventually(
+        run_page, lambda: (moving.is_visible(), still.is_visible(), button.inner_text()) == (False, True, "Play")
+    )
     run_page.emulate_media(reduced_motion="reduce")
     run_page.reload()
-    assert (moving.is_visible(), still.is_visible(), button.inner_text()) == (False, True, "Play")
+    assert eventually(
+        run_page, lambda: (moving.is_visible(), still.is_visible(), button.inner_text()) == (False, True, "Play")
+    )
     button.click()
-    assert (moving.is_visible(), still.is_visible()) == (True, False)
+    assert eventually(run_page, lambda: (moving.is_visible(), still.is_visible()) == (True, False))
 
 
 def test_without_script_everything_is_there(seen: Opened, run: Path) -> None:
