@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from command_line import call
 from models_contract import CATEGORIES
 from thingstuff.ceiling import Ceiling, ceiling, first_presets, frame_alone
 from thingstuff.ceiling_tables import _work
@@ -249,19 +250,6 @@ def test_what_cannot_be_measured_is_refused(scenes: Path) -> None:
 
 
 # The command
-
-
-def call(*words: object) -> int:
-    from thingstuff.cli import main
-
-    before, sys.argv = sys.argv, ["thingstuff", *map(str, words)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def test_the_command_prints_and_writes_what_is_measured(

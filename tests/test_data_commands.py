@@ -1,15 +1,14 @@
 """convert, check and show as a person calls them: what is printed, exit codes, and what is said of wrong turns."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from command_line import call
 from made_labels import make_labels
 from thingstuff import checkpoint
-from thingstuff.cli import main
 from thingstuff.data.coco import CocoPanoptic
 from thingstuff.io import read_json
 from thingstuff.models import create
@@ -27,18 +26,6 @@ def labels(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels").symlink_to(original)
     return Path("labels")
-
-
-def call(*words: object) -> int:
-    """Run a command line and return its exit code."""
-    before, sys.argv = sys.argv, ["thingstuff", *map(str, words)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def test_convert_says_what_it_recognised_and_what_came_of_it(labels: Path, capsys: pytest.CaptureFixture[str]) -> None:

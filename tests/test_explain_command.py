@@ -2,17 +2,16 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from command_line import call
 from html_pages import Page
 from models_contract import CATEGORIES, panoptic, scene
 from thingstuff import checkpoint
-from thingstuff.cli import main
 from thingstuff.errors import InputError
 from thingstuff.explain_command import find_truth
 from thingstuff.io import write_id_map
@@ -50,18 +49,6 @@ def write_split(data: Path, split: str, name: str = "scene.png") -> None:
         "categories": CATEGORIES.to_coco(),
     }
     (data / f"panoptic_{split}.json").write_text(json.dumps(content))
-
-
-def call(*words: object) -> int:
-    """Run a command line and return its exit code."""
-    before, sys.argv = sys.argv, ["thingstuff", *map(str, words)]
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 def test_it_writes_a_page_and_figures(weights: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
